@@ -1,0 +1,218 @@
+"""What a command has to say of a run at its end: outputs, questions, or what went wrong.
+
+Decides the shape of a run's result, for programs and for people; never changes a run. Called
+by the commands that start, watch or show one.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from iaflow.cli.exits import code_of_status
+from iaflow.cli.terminal import (
+    as_clause,
+    errors,
+    format_seconds,
+    format_value,
+    hint,
+    line,
+    plain,
+    results,
+    status_text,
+    write_json,
+    write_value,
+)
+from iaflow.data.status import RunStatus, StepStatus
+from iaflow.settings import hide_password
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from iaflow.bootstrap import Application
+    from iaflow.data.records import RunRecord, StepRecord
+
+__all__ = [
+    "answer_command",
+    "describe_run",
+    "error_of",
+    "finish",
+    "quote_db",
+    "show_failure",
+    "show_question",
+]
+
+FRAMES_SHOWN: Final = 12
+"""Lines of a step's traceback that are shown: the end, where the step's own code stands."""
+
+_EXAMPLES: Final[Mapping[str, str]] = {
+    "number": "1.5",
+    "integer": "1",
+    "boolean": "true",
+    "checkbox": "true",
+    "date": "2026-01-31",
+    "datetime": "2026-01-31T12:00:00Z",
+    "email": "name@example.com",
+    "url": "https://example.com",
+    "json": "{}",
+}
+
+
+def describe_run(app: Application, run: RunRecord) -> dict[str, Any]:
+    """Return a run's result for programs: ids, status, outputs; its questions or its error."""
+    described: dict[str, Any] = {
+        "run_id": run.run_id,
+        "status": str(run.status),
+        "outputs": run.outputs,
+    }
+    if run.status is RunStatus.WAITING:
+        described["pauses"] = app.client.waiting_payload(run.run_id)["pauses"]
+    if (error := error_of(run)) is not None:
+        described["error"] = error
+    return described
+
+
+def error_of(run: RunRecord) -> dict[str, Any] | None:
+    """Return what failed or cancelled a run; None if nothing did."""
+    if run.status not in (RunStatus.FAILED, RunStatus.CANCELLED):
+        return None
+    return {
+        "step_id": run.error_step_id,
+        "code": run.error_code or str(run.status),
+        "message": run.error_message or "",
+    }
+
+
+def finish(
+    app: Application, run_id: str, *, as_json: bool, db: str | None, seconds: float | None = None
+) -> int:
+    """Show how a run stands and return the exit code that says the same."""
+    run = app.client.run(run_id)
+    if as_json:
+        write_json(describe_run(app, run))
+        return code_of_status(run.status)
+    steps = app.client.steps(run_id)
+    errors().print(_summary(run, steps, seconds), soft_wrap=True)
+    match run.status:
+        case RunStatus.SUCCEEDED:
+            write_value(run.outputs)
+        case RunStatus.WAITING:
+            for pause in app.client.waiting_payload(run_id)["pauses"]:
+                show_question(pause, db=db)
+        case RunStatus.FAILED | RunStatus.CANCELLED:
+            show_failure(run, steps, db=db)
+        case RunStatus.PENDING | RunStatus.RUNNING:
+            errors().print(hint(f"look again with:  iaflow show {run_id}{quote_db(db)}"))
+    return code_of_status(run.status)
+
+
+def show_failure(
+    run: RunRecord, steps: Sequence[StepRecord], *, db: str | None, advise: bool = True
+) -> None:
+    """Say on stderr what ended a run, with the end of the step's traceback, and where to look."""
+    console = errors()
+    error = error_of(run)
+    if error is None:
+        return
+    where = f"step {error['step_id']}: " if error["step_id"] else ""
+    text = f"{where}{error['code']}: {error['message'] or 'no message'}"
+    console.print(line(("  ", ""), (text, "red")), soft_wrap=True)
+    failed = next((s for s in steps if s.step_id == run.error_step_id and s.error), None)
+    trace = str((failed.error or {}).get("trace", "")) if failed is not None else ""
+    for row in _own_frames(trace):
+        console.print(line(("  │ ", "red"), (row, "dim")), soft_wrap=True)
+    if advise:
+        advice = f"where every step stands:  iaflow show {run.run_id}{quote_db(db)}"
+        console.print(hint(advice), soft_wrap=True)
+
+
+def show_question(pause: Mapping[str, Any], *, db: str | None) -> None:
+    """Show a question to a person: the form, what it is about, and the command that answers."""
+    console = results()
+    form = pause["ui_schema"]
+    title = str(form.get("title") or pause["step_id"])
+    console.print()
+    console.print(line(("? ", "magenta"), (title, "bold"), (f"  {pause['step_id']}", "dim")))
+    if form.get("description"):
+        console.print(line("  ", plain(str(form["description"]))), soft_wrap=True)
+    for name, value in (pause.get("shown") or {}).items():
+        text = value if isinstance(value, str) else format_value(value)
+        first, *more = text.splitlines() or [""]
+        console.print(line("  ", (f"{name}: ", "dim"), first), soft_wrap=True)
+        for row in more:
+            console.print(line(" " * (len(name) + 4), row), soft_wrap=True)
+    for field in form.get("fields", ()):
+        console.print(_field_line(field), soft_wrap=True)
+    if pause.get("expires_at"):
+        console.print(line(("  expires at ", "dim"), str(pause["expires_at"])), soft_wrap=True)
+    console.print(line(("  → ", "cyan"), "answer with:"), soft_wrap=True)
+    console.print(line("    ", (answer_command(pause, db=db), "bold")), soft_wrap=True)
+
+
+def answer_command(pause: Mapping[str, Any], *, db: str | None) -> str:
+    """Return the command line that answers a question, with an example for each needed field."""
+    words = ["iaflow", "answer", str(pause["pause_id"])]
+    for field in pause["ui_schema"].get("fields", ()):
+        if _is_required(field):
+            words += ["--set", f"{field['name']}={_example(field)}"]
+    return shlex.join(words) + quote_db(db)
+
+
+def quote_db(db: str | None) -> str:
+    """Return `--db URL` for a command line to be copied, if the option was given."""
+    return "" if db is None else f" --db {shlex.quote(hide_password(db))}"
+
+
+def _summary(run: RunRecord, steps: Sequence[StepRecord], seconds: float | None) -> Text:
+    took = f" in {format_seconds(seconds)}" if seconds is not None else ""
+    counts: dict[str, int] = {}
+    for step in steps:
+        counts[str(step.status)] = counts.get(str(step.status), 0) + 1
+    order = [str(status) for status in StepStatus]
+    told = ", ".join(f"{n} {word}" for word, n in sorted(counts.items(), key=lambda c: order.index(c[0])))
+    skipped = [step.step_id for step in steps if step.status is StepStatus.SKIPPED]
+    named = f" ({', '.join(skipped)})" if 0 < len(skipped) <= 3 else ""
+    if named:
+        told = told.replace(" skipped", f" skipped{named}")
+    return line(status_text(str(run.status)), f"{took}  ", (f"steps: {told or 'none'}", "dim"))
+
+
+def _field_line(field: Mapping[str, Any]) -> Text:
+    name, kind = str(field.get("name")), str(field.get("type"))
+    options = [
+        str(option.get("value")) if isinstance(option, Mapping) else str(option)
+        for option in field.get("options", ())
+    ]
+    label = str(field.get("label") or "")
+    parts: list[Any] = ["  ", (f"{name}", "cyan"), (f"  {kind}", "dim")]
+    if options:
+        parts.append(f"  {' | '.join(options)}")
+    if _is_required(field):
+        parts.append(("  required", "yellow"))
+    if label and label.lower() != name.lower():
+        parts.append((f"  {as_clause(label)}", "dim"))
+    return line(*parts)
+
+
+def _is_required(field: Mapping[str, Any]) -> bool:
+    required = field.get("required", field.get("type") in ("radio", "select"))
+    return bool(required) and "default" not in field
+
+
+def _example(field: Mapping[str, Any]) -> str:
+    options = field.get("options")
+    if options:
+        first = options[0]
+        value = first.get("value") if isinstance(first, Mapping) else first
+        return value if isinstance(value, str) else format_value(value)
+    for bound in ("minimum", "maximum"):
+        if bound in field:
+            return str(field[bound])
+    return _EXAMPLES.get(str(field.get("type")), "…")
+
+
+def _own_frames(trace: str) -> list[str]:
+    """Return the end of a traceback, from the last frame of iaflow's own rooms on."""
+    rows = trace.rstrip().splitlines()
+    return rows[-FRAMES_SHOWN:]

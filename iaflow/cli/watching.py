@@ -1,0 +1,224 @@
+"""The view of a run on its way: a line for each step that ended, and what works now.
+
+Decides what a reader sees while steps work; never looks at a store and never waits. Told by
+the executor (observations) or by who polls (records).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from iaflow.cli.terminal import as_clause, errors, format_seconds, line, status_text
+from iaflow.data.records import NO_INDEX, StepRecord
+from iaflow.data.status import END_OF_STEP, StepStatus
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.live import Live
+    from rich.text import Text
+
+    from iaflow.pipeline.executors.local import Observation
+
+__all__ = ["Seen", "Watch", "open_watch", "step_line"]
+
+FRAMES: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+REFRESHES_PER_SECOND: Final = 12
+BAR_CELLS: Final = 20
+LONGEST_ID: Final = 40
+ROWS_SHOWN: Final = 12
+"""Working steps shown at once; beyond them only their number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A step as the view knows it; `began` is on the console's own clock, in seconds."""
+
+    step_id: str
+    index: int
+    status: str
+    attempt: int
+    seconds: float | None = None
+    message: str | None = None
+    fraction: float | None = None
+    began: float = 0.0
+
+    @property
+    def label(self) -> str:
+        """The step's id, with the item's index if it is one of a foreach."""
+        return self.step_id if self.index == NO_INDEX else f"{self.step_id}[{self.index}]"
+
+
+def step_line(seen: Seen, width: int) -> Text:
+    """Return the line that stays for a step: sign, word, id, time, attempt, message."""
+    parts: list[str | tuple[str, str] | Text] = [
+        status_text(seen.status, width=9),
+        f"  {seen.label:<{width}}",
+    ]
+    parts.append(f"  {format_seconds(seen.seconds):>10}" if seen.seconds is not None else " " * 12)
+    if seen.attempt > 1 or seen.status == StepStatus.RETRYING:
+        parts.append((f"  attempt {seen.attempt}", "yellow"))
+    if seen.message:
+        parts.append((f"  {as_clause(seen.message)}", "dim"))
+    text = line(*parts)
+    text.rstrip()
+    return text
+
+
+class Watch:
+    """
+    Shows a run on stderr: lines that stay, and on a terminal below them what works now.
+
+    Args:
+        step_ids: the ids of the definition, for the width of their column.
+        quiet: show nothing at all.
+    """
+
+    def __init__(self, step_ids: Iterable[str], *, quiet: bool = False) -> None:
+        ids = list(step_ids)
+        self._width = min(max(map(len, ids), default=0), LONGEST_ID)
+        self._total = len(ids)
+        self._quiet = quiet
+        self._console = errors()
+        self._working: dict[tuple[str, int], Seen] = {}
+        self._told: dict[tuple[str, int], tuple[str, int]] = {}
+        self._ended = 0
+        self._live = None if quiet or not self._console.is_terminal else self._make_live()
+        self._began = self._console.get_time()
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._working.clear()
+        if self._live is not None:
+            self._live.stop()
+
+    @property
+    def seconds(self) -> float:
+        """How long the view has been open."""
+        return self._console.get_time() - self._began
+
+    def observe(self, happening: Observation) -> None:
+        """Take in what an executor tells."""
+        key = (happening.step_id, happening.index)
+        seen = Seen(
+            happening.step_id,
+            happening.index,
+            happening.status,
+            happening.attempt,
+            happening.seconds,
+            happening.message,
+            happening.fraction,
+        )
+        if happening.kind in ("started", "progress"):
+            before = self._working.get(key)
+            began = before.began if before else self._console.get_time()
+            self._working[key] = replace(seen, began=began)
+        else:
+            self._working.pop(key, None)
+            self._settle(seen)
+
+    def observe_records(self, records: Iterable[StepRecord]) -> None:
+        """Take in the rows of a run that works elsewhere; what was shown is not shown again."""
+        for record in records:
+            key = (record.step_id, record.index)
+            attempt = record.attempt - record.worker_losses
+            state = (str(record.status), attempt)
+            if self._told.get(key) == state:
+                continue
+            self._told[key] = state
+            seen = Seen(record.step_id, record.index, str(record.status), attempt)
+            if record.status is StepStatus.RUNNING:
+                self._working[key] = replace(seen, began=self._console.get_time())
+                continue
+            self._working.pop(key, None)
+            if record.status in END_OF_STEP or record.status in _WORTH_A_LINE:
+                self._settle(replace(seen, seconds=_seconds(record), message=_fault(record)))
+
+    def _settle(self, seen: Seen) -> None:
+        self._ended += seen.status in END_OF_STEP
+        if not self._quiet:
+            self._console.print(step_line(seen, self._width), soft_wrap=True)
+
+    # -- the moving part
+
+    def _make_live(self) -> Live:
+        from rich.live import Live
+
+        return Live(
+            console=self._console,
+            get_renderable=self._draw,
+            refresh_per_second=REFRESHES_PER_SECOND,
+            transient=True,
+            # What steps print goes above the view, but only where it would disturb it.
+            redirect_stdout=sys.stdout.isatty(),
+            redirect_stderr=True,
+        )
+
+    def _draw(self) -> RenderableType:
+        from rich.console import Group
+
+        now = self._console.get_time()
+        # A copy: observations come from another thread than the one that draws.
+        working = list(self._working.values())
+        rows = [self._draw_working(seen, now) for seen in working[:ROWS_SHOWN]]
+        if len(working) > ROWS_SHOWN:
+            rows.append(line((f"  … and {len(working) - ROWS_SHOWN} more", "dim")))
+        took = format_seconds(now - self._began)
+        rows.append(line((f"  {self._ended} of {self._total} steps ended · {took}", "dim")))
+        return Group(*rows)
+
+    def _draw_working(self, seen: Seen, now: float) -> Text:
+        frame = FRAMES[int(now * REFRESHES_PER_SECOND) % len(FRAMES)]
+        parts: list[str | tuple[str, str] | Text] = [
+            (f"{frame} {'running':<9}", "cyan"),
+            f"  {seen.label:<{self._width}}",
+            f"  {format_seconds(now - seen.began):>10}",
+        ]
+        if seen.attempt > 1:
+            parts.append((f"  attempt {seen.attempt}", "yellow"))
+        if seen.fraction is not None:
+            full = round(seen.fraction * BAR_CELLS)
+            parts += [
+                "  ",
+                ("━" * full, "cyan"),
+                ("━" * (BAR_CELLS - full), "dim"),
+                f" {seen.fraction:4.0%}",
+            ]
+        if seen.message:
+            parts.append((f"  {as_clause(seen.message)}", "dim"))
+        text = line(*parts)
+        text.no_wrap = True
+        text.overflow = "ellipsis"
+        return text
+
+
+_WORTH_A_LINE: Final = frozenset({StepStatus.WAITING, StepStatus.RETRYING})
+
+
+def open_watch(step_ids: Iterable[str], *, as_json: bool) -> Watch:
+    """Return a view on stderr; with `--json` only a person at the terminal gets one."""
+    return Watch(step_ids, quiet=as_json and not errors().is_terminal)
+
+
+def _seconds(record: StepRecord) -> float | None:
+    if record.started_at is None or record.finished_at is None:
+        return None
+    return (record.finished_at - record.started_at).total_seconds()
+
+
+def _fault(record: StepRecord) -> str | None:
+    if not record.error:
+        return None
+    return f"{record.error.get('code')}: {record.error.get('message', '')}"

@@ -1,0 +1,364 @@
+"""The frozen rows and messages that travel between rooms.
+
+Decides the shape of what is stored and sent; never how. Built by the stores, the planner
+and attempts, read by everybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from iaflow.data.status import PauseStatus, RunStatus, StepEnd, StepStatus
+
+__all__ = [
+    "NO_INDEX",
+    "Claim",
+    "Decision",
+    "DecisionRecord",
+    "EventRecord",
+    "Failed",
+    "NewPause",
+    "Outcome",
+    "PauseRecord",
+    "Paused",
+    "PipelineRecord",
+    "Released",
+    "RunChange",
+    "RunRecord",
+    "RunView",
+    "Skipped",
+    "StepChange",
+    "StepRecord",
+    "StepTask",
+    "StepView",
+    "Succeeded",
+    "VersionRecord",
+]
+
+NO_INDEX = -1
+"""The item index of a step that is no item of a foreach: part of a key, so never null."""
+
+
+# --- what travels to a worker
+
+
+@dataclass(frozen=True, slots=True)
+class StepTask:
+    """A step that is ready: what a message carries (ids only) and where it goes."""
+
+    run_id: str
+    step_id: str
+    index: int
+    attempt: int
+    slug: str = ""
+    queue: str | None = None
+    priority: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """
+    The right to execute one attempt of one step, until the lease ends.
+
+    Attributes:
+        attempt: executions begun so far, this one included; lost workers count.
+        worker_losses: how many of these were lost with their worker.
+        token: fresh and random; every later write of the attempt must show it.
+        inputs: the resolved inputs of an earlier attempt as JSON text; None at the first.
+        ready_seq: the run's sequence number when the step became ready.
+    """
+
+    run_id: str
+    step_id: str
+    index: int
+    attempt: int
+    worker_losses: int
+    token: str
+    slug: str
+    content_hash: str
+    ready_seq: int
+    run_created_at: datetime
+    inputs: str | None
+
+    @property
+    def try_number(self) -> int:
+        """Attempts that count as tries, this one included: lost workers burn none."""
+        return self.attempt - self.worker_losses
+
+
+# --- how an attempt ended
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """The attempt gave an output: the object, and its compact JSON text."""
+
+    output: Mapping[str, Any]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """
+    The attempt failed.
+
+    Attributes:
+        code: the exception's `.code` or class name, or a code of the engine (`timeout`, …).
+        message: for people, at most some kilobytes.
+        names: class names of the exception and its bases, for `retry_on` and `give_up_on`.
+        trace: the traceback, for people; None for the engine's own codes.
+        retryable: False ends the step whatever its policy says.
+        after: seconds that the step asked to wait before the next attempt.
+        end: the end that transitions watch, should this be the last attempt.
+    """
+
+    code: str
+    message: str
+    names: tuple[str, ...] = ()
+    trace: str | None = None
+    retryable: bool = True
+    after: float | None = None
+    end: StepEnd = StepEnd.FAILURE
+    output: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """The step said of itself that there is nothing to do."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewPause:
+    """A question to people: form, what they see, digest of both, when it expires (seconds)."""
+
+    ui_schema: Mapping[str, Any]
+    shown: Mapping[str, Any]
+    digest: str
+    expires_in: float | None = None
+    assignees: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """The step waits for people from now on; its worker is free."""
+
+    pause: NewPause
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The worker gave the step back unfinished; the attempt does not count."""
+
+    reason: str
+
+
+Outcome = Succeeded | Failed | Skipped | Paused | Released
+
+
+# --- what the planner is told, and what it decides
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """
+    The run's own row.
+
+    Attributes:
+        live: steps that are ready, running, retrying or waiting.
+        paused: those of them that wait for people.
+        handled, unhandled: failures so far.
+    """
+
+    run_id: str
+    status: RunStatus
+    seq: int
+    live: int
+    paused: int
+    handled: int
+    unhandled: int
+    parameters: Mapping[str, Any]
+    started_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepView:
+    """A step's row as the planner sees it; `decided` and `taken` count incoming transitions."""
+
+    status: StepStatus
+    decided: int = 0
+    taken: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A transition (by its index) is decided, once: an entry of the route ledger."""
+
+    transition: int
+    source: str
+    target: str
+    taken: bool
+    reason: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StepChange:
+    """
+    A step's row after the change.
+
+    Attributes:
+        before: the status that the row must have now; None if there must be no row.
+        end: how the step ended, if it did.
+        error: what is recorded for people and for `errors.…`.
+        is_end: it succeeded and no transition of it was taken.
+        handled: it failed and somebody takes care of it.
+    """
+
+    step_id: str
+    before: StepStatus | None
+    status: StepStatus
+    decided: int
+    taken: int
+    end: StepEnd | None = None
+    error: Mapping[str, Any] | None = None
+    is_end: bool = False
+    handled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunChange:
+    """The run's row after the change; `outputs` only when it succeeded."""
+
+    status: RunStatus
+    live: int
+    paused: int
+    handled: int
+    unhandled: int
+    outputs: Any = None
+    error_step_id: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+
+
+# --- rows, as read
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRecord:
+    """An immutable version of a definition; `content_hash` is its identity."""
+
+    content_hash: str
+    slug: str
+    number: int
+    version: str
+    name: str
+    document: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineRecord:
+    """An imported pipeline and its current version."""
+
+    slug: str
+    name: str
+    description: str
+    version: str
+    number: int
+    content_hash: str
+    document: str
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run as it stands. `parameters` and `outputs` are parsed JSON; outputs None before the end."""
+
+    run_id: str
+    slug: str
+    content_hash: str
+    status: RunStatus
+    seq: int
+    live: int
+    paused: int
+    handled: int
+    unhandled: int
+    error_step_id: str | None
+    error_code: str | None
+    error_message: str | None
+    created_at: datetime
+    finished_at: datetime | None
+    parameters: Mapping[str, Any]
+    outputs: Mapping[str, Any] | None
+    source_folder: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """A step of a run as it stands, with its payloads parsed; None where there is none yet."""
+
+    run_id: str
+    step_id: str
+    index: int
+    status: StepStatus
+    end: StepEnd | None
+    attempt: int
+    worker_losses: int
+    worker: str | None
+    handled: bool
+    due_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    inputs: Any = None
+    output: Any = None
+    error: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRecord:
+    """One decision on one transition, with its reason: an entry of the route ledger."""
+
+    run_id: str
+    transition: int
+    source: str
+    target: str
+    taken: bool
+    seq: int
+    reason: Mapping[str, Any]
+    decided_at: datetime
+    superseded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PauseRecord:
+    """A question to people as it stands."""
+
+    pause_id: str
+    run_id: str
+    step_id: str
+    index: int
+    slug: str
+    status: PauseStatus
+    ui_schema: Mapping[str, Any]
+    shown: Mapping[str, Any]
+    digest: str
+    answer: Mapping[str, Any] | None
+    answered_by: str | None
+    answered_at: datetime | None
+    expires_at: datetime | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """One committed change of a run: number `seq` of a gap-free sequence."""
+
+    run_id: str
+    seq: int
+    at: datetime
+    changes: Mapping[str, Any]

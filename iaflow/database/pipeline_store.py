@@ -1,0 +1,223 @@
+"""How definitions are kept: immutable versions, and which one a pipeline runs now.
+
+Decides when a version is new; never whether a definition is legal. Called by the importer,
+the runner and the client.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from iaflow.data.records import PipelineRecord, VersionRecord
+from iaflow.database.dialects import POSTGRES, Connection, Database, Row, Statement, read_instant
+
+__all__ = ["PipelineStore"]
+
+
+class PipelineStore:
+    """Definitions by content hash, and pipelines by slug."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._sql = _Statements(database)
+
+    def read_document(self, content_hash: str) -> str | None:
+        """Return the JSON text of a version, or None if there is none of that hash."""
+        rows = self._database.fetch(self._sql.document, content_hash=content_hash)
+        return rows[0][0] if rows else None
+
+    def save_version(
+        self, *, content_hash: str, slug: str, version: str, name: str, document: str, now: datetime
+    ) -> bool:
+        """
+        Keep a definition under its hash; True if it was not there yet.
+
+        A version that is known writes nothing. Two processes that save the same one at
+        once leave one row.
+        """
+        with self._database.transaction() as tx:
+            return self._save(tx, content_hash, slug, version, name, document, now)
+
+    def publish(
+        self,
+        *,
+        content_hash: str,
+        slug: str,
+        version: str,
+        name: str,
+        description: str,
+        document: str,
+        now: datetime,
+    ) -> bool:
+        """
+        Make a definition the one that its slug runs from now on; True if anything changed.
+
+        Runs that began with an older version keep it.
+        """
+        current = self.find(slug)
+        if current is not None and current.content_hash == content_hash:
+            return False
+        with self._database.transaction() as tx:
+            self._save(tx, content_hash, slug, version, name, document, now)
+            tx.queue(
+                self._sql.put_pipeline,
+                slug=slug,
+                name=name,
+                description=description,
+                content_hash=content_hash,
+                created_at=now,
+                updated_at=now,
+            )
+        return True
+
+    def find(self, slug: str) -> PipelineRecord | None:
+        """Return a pipeline with its current version, or None if there is none of that slug."""
+        rows = self._database.fetch(self._sql.find, slug=slug)
+        return _pipeline(rows[0]) if rows else None
+
+    def list_pipelines(self) -> list[PipelineRecord]:
+        """Return all pipelines, by slug."""
+        return [_pipeline(row) for row in self._database.fetch(self._sql.listed)]
+
+    def list_versions(self, slug: str) -> list[VersionRecord]:
+        """Return the versions of a slug, the newest first."""
+        rows = self._database.fetch(self._sql.versions, slug=slug)
+        return [
+            VersionRecord(row[0], row[1], row[2], row[3], row[4], row[5], _instant(row[6]))
+            for row in rows
+        ]
+
+    def _save(
+        self,
+        tx: Connection,
+        content_hash: str,
+        slug: str,
+        version: str,
+        name: str,
+        document: str,
+        now: datetime,
+    ) -> bool:
+        return bool(
+            tx.fetch(
+                self._sql.insert_version,
+                content_hash=content_hash,
+                slug=slug,
+                version=version,
+                name=name,
+                document=document,
+                created_at=now,
+            )
+        )
+
+
+def _pipeline(row: Row) -> PipelineRecord:
+    slug, name, description, version, number, content_hash, document, created, updated = row
+    return PipelineRecord(
+        slug,
+        name,
+        description,
+        version,
+        number,
+        content_hash,
+        document,
+        _instant(created),
+        _instant(updated),
+    )
+
+
+def _instant(value: object) -> datetime:
+    instant = read_instant(value)
+    assert instant is not None
+    return instant
+
+
+class _Statements:
+    """The statements on definitions, for one database's tables."""
+
+    def __init__(self, database: Database) -> None:
+        pipelines, versions = database.tables.pipelines, database.tables.versions
+        bind = sa.bindparam
+        text = sa.Text()
+        insert = postgresql.insert if database.dialect == POSTGRES else sqlite.insert
+        self.document = Statement(
+            "iaflow_document",
+            sa.select(sa.cast(versions.c.document, text)).where(
+                versions.c.content_hash == bind("content_hash")
+            ),
+        )
+        # The next number is counted in the inserting statement; the unique constraint on
+        # (slug, number) makes the loser of a race fail and be repeated by its caller.
+        older = versions.alias("older")
+        number = (
+            sa.select(sa.func.coalesce(sa.func.max(older.c.number), 0) + 1)
+            .where(older.c.slug == bind("slug"))
+            .scalar_subquery()
+        )
+        given = ("content_hash", "slug", "version", "name", "created_at")
+        self.insert_version = Statement(
+            "iaflow_insert_version",
+            insert(versions)
+            .values(
+                {name: bind(name) for name in given}
+                | {"number": number, "document": bind("document")}
+            )
+            .on_conflict_do_nothing(index_elements=["content_hash"])
+            .returning(versions.c.number),
+        )
+        put = insert(pipelines).values(
+            {
+                name: bind(name)
+                for name in (
+                    "slug",
+                    "name",
+                    "description",
+                    "content_hash",
+                    "created_at",
+                    "updated_at",
+                )
+            }
+        )
+        changed = ("name", "description", "content_hash", "updated_at")
+        self.put_pipeline = Statement(
+            "iaflow_put_pipeline",
+            put.on_conflict_do_update(
+                index_elements=["slug"],
+                set_={name: getattr(put.excluded, name) for name in changed},
+            ),
+        )
+        listed = (
+            sa.select(
+                pipelines.c.slug,
+                pipelines.c.name,
+                pipelines.c.description,
+                versions.c.version,
+                versions.c.number,
+                pipelines.c.content_hash,
+                sa.cast(versions.c.document, text),
+                pipelines.c.created_at,
+                pipelines.c.updated_at,
+            )
+            .select_from(
+                pipelines.join(versions, versions.c.content_hash == pipelines.c.content_hash)
+            )
+            .order_by(pipelines.c.slug)
+        )
+        self.find = Statement("iaflow_find", listed.where(pipelines.c.slug == bind("slug")))
+        self.listed = Statement("iaflow_pipelines", listed)
+        self.versions = Statement(
+            "iaflow_versions",
+            sa.select(
+                versions.c.content_hash,
+                versions.c.slug,
+                versions.c.number,
+                versions.c.version,
+                versions.c.name,
+                sa.cast(versions.c.document, text),
+                versions.c.created_at,
+            )
+            .where(versions.c.slug == bind("slug"))
+            .order_by(versions.c.number.desc()),
+        )

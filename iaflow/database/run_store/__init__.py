@@ -1,0 +1,12 @@
+"""How runs are kept: starts, claims, settles, pauses and reads, on both dialects.
+
+Decides nothing of what happens next; every change of a status is one guarded statement
+named by the change. Called by the engine, maintenance and the client.
+"""
+
+from iaflow.database.run_store.claims import ClaimStore
+from iaflow.database.run_store.pauses import PauseStore
+from iaflow.database.run_store.reads import ReadStore
+from iaflow.database.run_store.settles import SettleStore
+
+__all__ = ["ClaimStore", "PauseStore", "ReadStore", "SettleStore"]

@@ -1,0 +1,386 @@
+"""The life of a claim: take it, keep it, give it back, lose it.
+
+Decides which guarded statement each change is; never what a step's end means. Called by
+the engine (claim, heartbeat, release) and by maintenance (rescue, stage, republish).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from iaflow.data.records import StepTask
+from iaflow.data.status import StepStatus
+from iaflow.database.dialects import (
+    POSTGRES,
+    Database,
+    Row,
+    Statement,
+    among,
+    dump_json,
+    json_rows,
+    literal_word,
+    read_instant,
+)
+from iaflow.database.run_store.readable import is_readable
+
+__all__ = ["ClaimRow", "ClaimStore", "LostClaim"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRow:
+    """
+    What a successful claim brings back.
+
+    Attributes:
+        inputs: JSON text of inputs resolved by an earlier attempt; None if there are none.
+        outputs: step id to JSON text, of those asked for that succeeded.
+    """
+
+    attempt: int
+    worker_losses: int
+    ready_seq: int
+    inputs: str | None
+    outputs: dict[str, str]
+
+
+class ClaimStore:
+    """Claims on steps; every method is one short transaction of its own."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._sql = _Statements(database)
+
+    def mark_running(
+        self,
+        task: StepTask,
+        *,
+        token: str,
+        worker: str,
+        now: datetime,
+        lease_until: datetime,
+        reads: tuple[str, ...] = (),
+    ) -> ClaimRow | None:
+        """
+        ready -> running. None: a duplicate or stale message, to be dropped quietly.
+
+        The commit is not flushed: a claim that a crash loses is only a step that is ready
+        again, and its token is never seen again. The outputs in `reads` come with it.
+        """
+        given = {"run_id": task.run_id, "step_id": task.step_id, "item_index": task.index}
+        claim = {"token": token, "worker": worker, "started_at": now, "lease_until": lease_until}
+        asked = {"reads": dump_json(reads)}
+        if self._database.dialect == POSTGRES:
+            rows = self._database.fetch(self._sql.mark_running, **given, **claim, **asked)
+        else:
+            # SQLite's RETURNING knows the changed table alone, and here a second statement
+            # costs no round trip.
+            with self._database.transaction(durable=False) as tx:
+                rows = tx.fetch(self._sql.mark_running, **given, **claim)
+                if rows:
+                    rows = [(*rows[0], *tx.fetch(self._sql.payloads, **given, **asked)[0])]
+        if not rows:
+            return None
+        attempt, losses, ready_seq, inputs, outputs = rows[0][:5]
+        return ClaimRow(attempt, losses, ready_seq, inputs, dict(json.loads(outputs or "[]")))
+
+    def extend_lease(
+        self, run_id: str, step_id: str, index: int, *, token: str, lease_until: datetime
+    ) -> bool:
+        """running -> running with a later lease. False: the claim is lost or cancelled."""
+        rows = self._database.fetch(
+            self._sql.extend_lease,
+            durable=False,
+            run_id=run_id,
+            step_id=step_id,
+            item_index=index,
+            token=token,
+            lease_until=lease_until,
+        )
+        return bool(rows)
+
+    def mark_released(
+        self, run_id: str, step_id: str, index: int, *, token: str, now: datetime
+    ) -> bool:
+        """running -> ready, the attempt not counted: the worker stops in good order."""
+        rows = self._database.fetch(
+            self._sql.mark_released,
+            run_id=run_id,
+            step_id=step_id,
+            item_index=index,
+            token=token,
+            published_at=now,
+        )
+        return bool(rows)
+
+    def mark_rescued(self, row: LostClaim, *, now: datetime) -> bool:
+        """running -> ready after a lost worker; guarded by the token that was seen."""
+        rows = self._database.fetch(
+            self._sql.mark_rescued,
+            run_id=row.task.run_id,
+            step_id=row.task.step_id,
+            item_index=row.task.index,
+            token=row.token,
+            now=now,
+            published_at=now,
+        )
+        return bool(rows)
+
+    def find_lost(self, *, now: datetime, limit: int = 100) -> list[LostClaim]:
+        """Return running steps whose lease is over, the longest lost first."""
+        rows = self._database.fetch(self._sql.find_lost, now=now, limit=limit)
+        return [
+            LostClaim(_task(row), token=str(row[6]), worker_losses=row[7], worker=row[8])
+            for row in rows
+        ]
+
+    def stage_due(self, *, now: datetime, run_id: str | None = None) -> list[StepTask]:
+        """retrying -> ready for all whose delay is over; of one run if `run_id` is given."""
+        if run_id is None:
+            rows = self._database.fetch(self._sql.stage_due, now=now, published_at=now)
+        else:
+            rows = self._database.fetch(
+                self._sql.stage_due_of_run, now=now, published_at=now, run_id=run_id
+            )
+        return [_task(row) for row in rows]
+
+    def count_stale(self, *, before: datetime, limit: int = 100_000) -> int:
+        """Return how many ready steps were published before an instant, at most `limit`."""
+        count: int = self._database.fetch(self._sql.count_stale, before=before, limit=limit)[0][0]
+        return count
+
+    def mark_republished(self, *, now: datetime, before: datetime, limit: int) -> list[StepTask]:
+        """
+        ready -> ready: note that a new message goes out for steps nobody claimed.
+
+        Args:
+            before: instant; steps published after it are left alone.
+            limit: at most so many in one sweep.
+        """
+        rows = self._database.fetch(
+            self._sql.mark_republished,
+            published_at=now,
+            before=before,
+            limit=limit,
+        )
+        return [_task(row) for row in rows]
+
+    def ready_of_run(self, run_id: str) -> list[StepTask]:
+        """Return the steps of a run that are ready, for an executor that has no messages."""
+        return [_task(row) for row in self._database.fetch(self._sql.ready_of_run, run_id=run_id)]
+
+    def next_due(self, run_id: str) -> datetime | None:
+        """Return when the next retry of a run is due; None if there is none."""
+        return read_instant(self._database.fetch(self._sql.next_due, run_id=run_id)[0][0])
+
+
+@dataclass(frozen=True, slots=True)
+class LostClaim:
+    """A running step whose worker has not been heard of for longer than its lease."""
+
+    task: StepTask
+    token: str
+    worker_losses: int
+    worker: str | None
+
+
+def _task(row: Row) -> StepTask:
+    run_id, step_id, index, attempt, queue, priority = row[:6]
+    return StepTask(str(run_id), step_id, index, attempt + 1, "", queue, priority)
+
+
+class _Statements:
+    """The statements on claims, for one database's tables."""
+
+    def __init__(self, database: Database) -> None:
+        t = database.tables
+        steps, payloads = t.steps, t.step_payloads
+        bind = sa.bindparam
+        this = sa.and_(
+            steps.c.run_id == bind("run_id"),
+            steps.c.step_id == bind("step_id"),
+            steps.c.item_index == bind("item_index"),
+        )
+        ready, running = literal_word(StepStatus.READY), literal_word(StepStatus.RUNNING)
+        mine = sa.and_(this, steps.c.status == running, steps.c.token == bind("token"))
+        task = (
+            steps.c.run_id,
+            steps.c.step_id,
+            steps.c.item_index,
+            steps.c.attempt,
+            steps.c.queue,
+            steps.c.priority,
+        )
+        other = steps.alias("other")
+        outputs = (
+            sa.select(json_rows(payloads.c.step_id, sa.cast(payloads.c.output, sa.Text)))
+            .select_from(
+                payloads.join(
+                    other,
+                    sa.and_(
+                        other.c.run_id == payloads.c.run_id,
+                        other.c.step_id == payloads.c.step_id,
+                        other.c.item_index == payloads.c.item_index,
+                    ),
+                )
+            )
+            .where(
+                payloads.c.run_id == bind("run_id"),
+                payloads.c.item_index == -1,
+                among(payloads.c.step_id, "reads"),
+                is_readable(other),
+            )
+            .scalar_subquery()
+        )
+        inputs = (
+            sa.select(sa.cast(payloads.c.inputs, sa.Text))
+            .where(
+                payloads.c.run_id == bind("run_id"),
+                payloads.c.step_id == bind("step_id"),
+                payloads.c.item_index == bind("item_index"),
+            )
+            .scalar_subquery()
+        )
+        returned: list[Any] = [steps.c.attempt, steps.c.worker_losses, steps.c.ready_seq]
+        if database.dialect == POSTGRES:
+            # The commit's flush is put off for this one statement's transaction alone.
+            put_off = sa.func.set_config(
+                sa.literal_column("'synchronous_commit'"),
+                sa.literal_column("'off'"),
+                sa.literal_column("true"),
+            )
+            returned += [inputs, outputs, put_off]
+        self.payloads = Statement("iaflow_claim_payloads", sa.select(inputs, outputs))
+        self.mark_running = Statement(
+            "iaflow_mark_running",
+            sa.update(steps)
+            .where(this, steps.c.status == ready)
+            .values(
+                status=running,
+                attempt=steps.c.attempt + 1,
+                token=bind("token"),
+                worker=bind("worker"),
+                started_at=bind("started_at"),
+                lease_until=bind("lease_until"),
+            )
+            .returning(*returned),
+        )
+        self.extend_lease = Statement(
+            "iaflow_extend_lease",
+            sa.update(steps)
+            .where(mine)
+            .values(lease_until=bind("lease_until"))
+            .returning(steps.c.attempt),
+        )
+        back = {
+            "status": ready,
+            "token": sa.null(),
+            "worker": sa.null(),
+            "lease_until": sa.null(),
+            "published_at": bind("published_at"),
+            "publishes": sa.literal_column("0"),
+        }
+        self.mark_released = Statement(
+            "iaflow_mark_released",
+            sa.update(steps)
+            .where(mine)
+            .values(**back, attempt=steps.c.attempt - 1)
+            .returning(steps.c.attempt),
+        )
+        self.mark_rescued = Statement(
+            "iaflow_mark_rescued",
+            sa.update(steps)
+            .where(mine, steps.c.lease_until < bind("now"))
+            .values(**back, worker_losses=steps.c.worker_losses + 1)
+            .returning(steps.c.attempt),
+        )
+        self.find_lost = Statement(
+            "iaflow_find_lost",
+            sa.select(*task, steps.c.token, steps.c.worker_losses, steps.c.worker)
+            .where(steps.c.status == running, steps.c.lease_until < bind("now"))
+            .order_by(steps.c.lease_until)
+            .limit(bind("limit")),
+        )
+        self.stage_due = _stage(database, task, "iaflow_stage_due")
+        self.stage_due_of_run = _stage(database, task, "iaflow_stage_due_of_run", of_run=True)
+        self.mark_republished = _republish(database, task)
+        stale = (
+            sa.select(sa.literal_column("1"))
+            .where(steps.c.status == ready, steps.c.published_at < bind("before"))
+            .limit(bind("limit"))
+        )
+        self.count_stale = Statement(
+            "iaflow_count_stale", sa.select(sa.func.count()).select_from(stale.subquery())
+        )
+        self.ready_of_run = Statement(
+            "iaflow_ready_of_run",
+            sa.select(*task).where(steps.c.run_id == bind("run_id"), steps.c.status == ready),
+        )
+        self.next_due = Statement(
+            "iaflow_next_due",
+            sa.select(sa.func.min(steps.c.due_at)).where(
+                steps.c.run_id == bind("run_id"),
+                steps.c.status == literal_word(StepStatus.RETRYING),
+            ),
+        )
+
+
+def _stage(
+    database: Database, task: tuple[Any, ...], name: str, *, of_run: bool = False
+) -> Statement:
+    steps = database.tables.steps
+    due = steps.alias("due")
+    retrying = literal_word(StepStatus.RETRYING)
+    chosen = (
+        sa.select(due.c.run_id, due.c.step_id, due.c.item_index)
+        .where(due.c.status == retrying, due.c.due_at <= sa.bindparam("now"))
+        .order_by(due.c.due_at)
+        .limit(1000)
+        .with_for_update(skip_locked=True)
+    )
+    if of_run:
+        chosen = chosen.where(due.c.run_id == sa.bindparam("run_id"))
+    return Statement(
+        name,
+        sa.update(steps)
+        .where(
+            sa.tuple_(steps.c.run_id, steps.c.step_id, steps.c.item_index).in_(chosen),
+            steps.c.status == retrying,
+        )
+        .values(
+            status=literal_word(StepStatus.READY),
+            due_at=sa.null(),
+            published_at=sa.bindparam("published_at"),
+            publishes=sa.literal_column("0"),
+        )
+        .returning(*task),
+    )
+
+
+def _republish(database: Database, task: tuple[Any, ...]) -> Statement:
+    steps = database.tables.steps
+    stale = steps.alias("stale")
+    chosen = (
+        sa.select(stale.c.run_id, stale.c.step_id, stale.c.item_index)
+        .where(
+            stale.c.status == literal_word(StepStatus.READY),
+            stale.c.published_at < sa.bindparam("before"),
+        )
+        .order_by(stale.c.published_at)
+        .limit(sa.bindparam("limit"))
+        .with_for_update(skip_locked=True)
+    )
+    return Statement(
+        "iaflow_mark_republished",
+        sa.update(steps)
+        .where(
+            sa.tuple_(steps.c.run_id, steps.c.step_id, steps.c.item_index).in_(chosen),
+            steps.c.status == literal_word(StepStatus.READY),
+        )
+        .values(published_at=sa.bindparam("published_at"), publishes=steps.c.publishes + 1)
+        .returning(*task),
+    )

@@ -1,0 +1,252 @@
+"""Questions to people: open, answer, expire, settle.
+
+Decides which guarded statement each change of a pause is, so that exactly one of answer,
+expiry and cancel wins; never whether an answer is right. Called by the engine and
+maintenance.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from iaflow.data.records import NewPause, PauseRecord
+from iaflow.data.status import PauseStatus
+from iaflow.database.dialects import (
+    Connection,
+    Database,
+    Row,
+    Statement,
+    dump_json,
+    literal_word,
+    read_instant,
+)
+
+__all__ = ["PauseStore", "UnsettledPause"]
+
+
+@dataclass(frozen=True, slots=True)
+class UnsettledPause:
+    """A pause that was answered or expired, and whose step has not been settled yet."""
+
+    pause_id: str
+    run_id: str
+    slug: str
+
+
+class PauseStore:
+    """The pauses of all runs."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._sql = _Statements(database)
+
+    def insert_open(
+        self,
+        tx: Connection,
+        *,
+        pause_id: str,
+        run_id: str,
+        step_id: str,
+        index: int,
+        slug: str,
+        pause: NewPause,
+        now: datetime,
+    ) -> None:
+        """nothing -> open, in the transaction that makes the step wait."""
+        expires_at = None
+        if pause.expires_in is not None:
+            expires_at = now + timedelta(seconds=pause.expires_in)
+        tx.queue(
+            self._sql.insert_open,
+            pause_id=pause_id,
+            run_id=run_id,
+            step_id=step_id,
+            item_index=index,
+            slug=slug,
+            status=PauseStatus.OPEN.value,
+            ui_schema=dump_json(pause.ui_schema),
+            shown=dump_json(pause.shown),
+            assignees=dump_json(pause.assignees),
+            digest=pause.digest,
+            expires_at=expires_at,
+            created_at=now,
+        )
+
+    def mark_answered(
+        self,
+        tx: Connection,
+        pause_id: str,
+        *,
+        answer: Mapping[str, Any],
+        key: str | None,
+        answered_by: str,
+        now: datetime,
+    ) -> bool:
+        """open -> answered, if it has not expired. False: somebody or something was first."""
+        return bool(
+            tx.fetch(
+                self._sql.mark_answered,
+                pause_id=pause_id,
+                answer=dump_json(answer),
+                answer_key=key,
+                answered_by=answered_by,
+                answered_at=now,
+                now=now,
+            )
+        )
+
+    def mark_expired(self, *, now: datetime, run_id: str | None = None) -> list[UnsettledPause]:
+        """open -> expired for all whose time is over; of one run if `run_id` is given."""
+        statement = self._sql.mark_expired if run_id is None else self._sql.mark_expired_of_run
+        given = {"now": now} if run_id is None else {"now": now, "run_id": run_id}
+        return [_unsettled(row) for row in self._database.fetch(statement, **given)]
+
+    def mark_settled(self, tx: Connection, pause_id: str) -> None:
+        """The step has got its end from this pause."""
+        tx.queue(self._sql.mark_settled, pause_id=pause_id)
+
+    def find_unsettled(self, limit: int = 100) -> list[UnsettledPause]:
+        """Return answered and expired pauses whose step still waits, the oldest first."""
+        return [_unsettled(row) for row in self._database.fetch(self._sql.unsettled, limit=limit)]
+
+    def read(self, pause_id: str) -> PauseRecord | None:
+        """Return a pause, or None if there is none of that id."""
+        rows = self._database.fetch(self._sql.read, pause_id=pause_id)
+        return _record(rows[0]) if rows else None
+
+    def read_answer_key(self, pause_id: str) -> str | None:
+        """Return the key that the accepted answer came with."""
+        rows = self._database.fetch(self._sql.read_key, pause_id=pause_id)
+        return rows[0][0] if rows else None
+
+    def list_open(self, *, run_id: str | None = None, limit: int = 200) -> list[PauseRecord]:
+        """Return open pauses, the oldest first; of one run if `run_id` is given."""
+        if run_id is None:
+            rows = self._database.fetch(self._sql.list_open, limit=limit)
+        else:
+            rows = self._database.fetch(self._sql.list_open_of_run, run_id=run_id, limit=limit)
+        return [_record(row) for row in rows]
+
+
+def _unsettled(row: Row) -> UnsettledPause:
+    return UnsettledPause(str(row[0]), str(row[1]), row[2])
+
+
+def _record(row: Row) -> PauseRecord:
+    created_at = read_instant(row[13])
+    assert created_at is not None
+    return PauseRecord(
+        pause_id=str(row[0]),
+        run_id=str(row[1]),
+        step_id=row[2],
+        index=row[3],
+        slug=row[4],
+        status=PauseStatus(row[5]),
+        ui_schema=json.loads(row[6]),
+        shown=json.loads(row[7]),
+        digest=row[8],
+        answer=json.loads(row[9]) if row[9] is not None else None,
+        answered_by=row[10],
+        answered_at=read_instant(row[11]),
+        expires_at=read_instant(row[12]),
+        created_at=created_at,
+    )
+
+
+class _Statements:
+    """The statements on pauses, for one database's tables."""
+
+    def __init__(self, database: Database) -> None:
+        pauses = database.tables.pauses
+        bind = sa.bindparam
+        text = sa.Text()
+        columns = (
+            pauses.c.pause_id,
+            pauses.c.run_id,
+            pauses.c.step_id,
+            pauses.c.item_index,
+            pauses.c.slug,
+            pauses.c.status,
+            sa.cast(pauses.c.ui_schema, text),
+            sa.cast(pauses.c.shown, text),
+            pauses.c.digest,
+            sa.cast(pauses.c.answer, text),
+            pauses.c.answered_by,
+            pauses.c.answered_at,
+            pauses.c.expires_at,
+            pauses.c.created_at,
+        )
+        is_open = pauses.c.status == literal_word(PauseStatus.OPEN)
+        this = pauses.c.pause_id == bind("pause_id")
+        of_run = pauses.c.run_id == bind("run_id")
+        short = (pauses.c.pause_id, pauses.c.run_id, pauses.c.slug)
+        plain = (
+            "pause_id",
+            "run_id",
+            "step_id",
+            "item_index",
+            "slug",
+            "status",
+            "digest",
+            "expires_at",
+            "created_at",
+        )
+        self.insert_open = Statement(
+            "iaflow_insert_pause",
+            sa.insert(pauses).values(
+                {name: bind(name) for name in plain}
+                | {name: bind(name) for name in ("ui_schema", "shown", "assignees")}
+            ),
+        )
+        self.mark_answered = Statement(
+            "iaflow_mark_answered",
+            sa.update(pauses)
+            .where(
+                this,
+                is_open,
+                sa.or_(pauses.c.expires_at.is_(None), pauses.c.expires_at > bind("now")),
+            )
+            .values(
+                status=literal_word(PauseStatus.ANSWERED),
+                answer=bind("answer"),
+                answer_key=bind("answer_key"),
+                answered_by=bind("answered_by"),
+                answered_at=bind("answered_at"),
+            )
+            .returning(pauses.c.pause_id),
+        )
+        expire = (
+            sa.update(pauses)
+            .where(is_open, pauses.c.expires_at <= bind("now"))
+            .values(status=literal_word(PauseStatus.EXPIRED), answered_at=pauses.c.expires_at)
+        )
+        self.mark_expired = Statement("iaflow_mark_expired", expire.returning(*short))
+        self.mark_expired_of_run = Statement(
+            "iaflow_mark_expired_of_run", expire.where(of_run).returning(*short)
+        )
+        self.mark_settled = Statement(
+            "iaflow_mark_settled", sa.update(pauses).where(this).values(is_settled=sa.true())
+        )
+        decided = pauses.c.status.in_(
+            [literal_word(PauseStatus.ANSWERED), literal_word(PauseStatus.EXPIRED)]
+        )
+        self.unsettled = Statement(
+            "iaflow_unsettled",
+            sa.select(*short)
+            .where(decided, sa.not_(pauses.c.is_settled))
+            .order_by(pauses.c.answered_at)
+            .limit(bind("limit")),
+        )
+        self.read = Statement("iaflow_read_pause", sa.select(*columns).where(this))
+        self.read_key = Statement("iaflow_read_answer_key", sa.select(pauses.c.answer_key).where(this))
+        listed = sa.select(*columns).where(is_open).order_by(pauses.c.created_at)
+        self.list_open = Statement("iaflow_list_open", listed.limit(bind("limit")))
+        self.list_open_of_run = Statement(
+            "iaflow_list_open_of_run", listed.where(of_run).limit(bind("limit"))
+        )

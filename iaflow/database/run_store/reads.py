@@ -1,0 +1,331 @@
+"""What people and callers ask of runs: read, never written.
+
+Decides which columns and in which order; never what they mean. Called by the client, the
+executors (a run's state) and the engine (a run's header).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from iaflow.data.records import DecisionRecord, EventRecord, RunRecord, StepRecord
+from iaflow.data.status import END_OF_RUN, RunStatus, StepEnd, StepStatus
+from iaflow.database.dialects import Database, Row, Statement, literal_word, read_instant
+
+__all__ = ["ReadStore", "RunHeader"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunHeader:
+    """What never changes in a run: may be kept in memory for ever."""
+
+    slug: str
+    content_hash: str
+    created_at: datetime
+    parameters: Mapping[str, Any]
+    source_folder: str | None
+
+
+class ReadStore:
+    """Reads of runs; each is one statement."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._sql = _Statements(database)
+
+    def header(self, run_id: str) -> RunHeader | None:
+        """Return what never changes in a run, or None if there is none of that id."""
+        rows = self._database.fetch(self._sql.header, run_id=run_id)
+        if not rows:
+            return None
+        slug, content_hash, created_at, parameters, folder = rows[0]
+        return RunHeader(slug, content_hash, _instant(created_at), json.loads(parameters), folder)
+
+    def run_status(self, run_id: str) -> RunStatus | None:
+        """Return a run's status alone, or None if there is none of that id."""
+        rows = self._database.fetch(self._sql.run_status, run_id=run_id)
+        return RunStatus(rows[0][0]) if rows else None
+
+    def run(self, run_id: str) -> RunRecord | None:
+        """Return a run, or None if there is none of that id."""
+        rows = self._database.fetch(self._sql.run, run_id=run_id)
+        return _run(rows[0]) if rows else None
+
+    def runs(
+        self,
+        *,
+        slug: str | None = None,
+        status: RunStatus | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> list[RunRecord]:
+        """
+        Return runs, the newest first.
+
+        Args:
+            before: a run id; only older runs are returned, which makes a next page.
+        """
+        given: dict[str, Any] = {"limit": limit}
+        if slug is not None:
+            given["slug"] = slug
+        if status is not None:
+            given["status"] = status.value
+        if before is not None:
+            given["before"] = before
+        statement = self._sql.runs(slug is not None, status is not None, before is not None)
+        return [_run(row) for row in self._database.fetch(statement, **given)]
+
+    def find_by_prefix(self, prefix: str, limit: int = 6) -> list[str]:
+        """Return the ids of runs that begin with `prefix`, as git does with commits."""
+        if not prefix or set(prefix) - set("0123456789abcdef-"):
+            return []
+        least, most = (_fill_uuid(prefix, digit) for digit in "0f")
+        rows = self._database.fetch(
+            self._sql.between, least=least, most=most, limit=limit
+        )
+        return [str(row[0]) for row in rows if str(row[0]).startswith(prefix)]
+
+    def unfinished(self, limit: int = 1000) -> list[str]:
+        """Return the ids of runs that have not ended, the oldest first."""
+        return [str(r[0]) for r in self._database.fetch(self._sql.unfinished, limit=limit)]
+
+    def find_overdue(self, *, now: datetime, limit: int = 100) -> list[str]:
+        """Return the ids of unfinished runs whose `run_timeout` is over."""
+        return [str(r[0]) for r in self._database.fetch(self._sql.overdue, now=now, limit=limit)]
+
+    def steps(self, run_id: str) -> list[StepRecord]:
+        """Return the steps of a run that have a row, with their payloads."""
+        return [_step(row) for row in self._database.fetch(self._sql.steps, run_id=run_id)]
+
+    def decisions(self, run_id: str, target: str | None = None) -> list[DecisionRecord]:
+        """Return a run's decisions in the order they were made; into one step if given."""
+        if target is None:
+            rows = self._database.fetch(self._sql.decisions, run_id=run_id)
+        else:
+            rows = self._database.fetch(self._sql.decisions_into, run_id=run_id, target=target)
+        return [_decision(row) for row in rows]
+
+    def events(self, run_id: str, after: int = 0, limit: int = 1000) -> list[EventRecord]:
+        """Return a run's events with a higher sequence number than `after`, in order."""
+        rows = self._database.fetch(self._sql.events, run_id=run_id, after=after, limit=limit)
+        return [EventRecord(str(r[0]), r[1], _instant(r[2]), json.loads(r[3])) for r in rows]
+
+
+def _instant(value: Any) -> datetime:
+    instant = read_instant(value)
+    assert instant is not None
+    return instant
+
+
+def _fill_uuid(prefix: str, digit: str) -> str:
+    pattern = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx".replace("x", digit)
+    return (prefix + pattern[len(prefix) :])[: len(pattern)]
+
+
+def _run(row: Row) -> RunRecord:
+    return RunRecord(
+        run_id=str(row[0]),
+        slug=row[1],
+        content_hash=row[2],
+        status=RunStatus(row[3]),
+        seq=row[4],
+        live=row[5],
+        paused=row[6],
+        handled=row[7],
+        unhandled=row[8],
+        error_step_id=row[9],
+        error_code=row[10],
+        error_message=row[11],
+        created_at=_instant(row[12]),
+        finished_at=read_instant(row[13]),
+        source_folder=row[14],
+        parameters=json.loads(row[15]),
+        outputs=json.loads(row[16]) if row[16] is not None else None,
+    )
+
+
+def _step(row: Row) -> StepRecord:
+    return StepRecord(
+        run_id=str(row[0]),
+        step_id=row[1],
+        index=row[2],
+        status=StepStatus(row[3]),
+        end=StepEnd(row[4]) if row[4] else None,
+        attempt=row[5],
+        worker_losses=row[6],
+        worker=row[7],
+        handled=bool(row[8]),
+        due_at=read_instant(row[9]),
+        started_at=read_instant(row[10]),
+        finished_at=read_instant(row[11]),
+        inputs=json.loads(row[12]) if row[12] is not None else None,
+        output=json.loads(row[13]) if row[13] is not None else None,
+        error=json.loads(row[14]) if row[14] is not None else None,
+    )
+
+
+def _decision(row: Row) -> DecisionRecord:
+    return DecisionRecord(
+        run_id=str(row[0]),
+        transition=row[1],
+        source=row[2],
+        target=row[3],
+        taken=bool(row[4]),
+        seq=row[5],
+        reason=json.loads(row[6]),
+        decided_at=_instant(row[7]),
+        superseded=row[8] > 0,
+    )
+
+
+class _Statements:
+    """The reading statements, for one database's tables."""
+
+    def __init__(self, database: Database) -> None:
+        t = database.tables
+        bind = sa.bindparam
+        text = sa.Text()
+        runs, payloads = t.runs, t.run_payloads
+        with_payload = runs.join(payloads, payloads.c.run_id == runs.c.run_id)
+        self._run = sa.select(
+            runs.c.run_id,
+            runs.c.slug,
+            runs.c.content_hash,
+            runs.c.status,
+            runs.c.seq,
+            runs.c.live,
+            runs.c.paused,
+            runs.c.handled,
+            runs.c.unhandled,
+            runs.c.error_step_id,
+            runs.c.error_code,
+            runs.c.error_message,
+            runs.c.created_at,
+            runs.c.finished_at,
+            runs.c.source_folder,
+            sa.cast(payloads.c.parameters, text),
+            sa.cast(payloads.c.outputs, text),
+        ).select_from(with_payload)
+        self._runs_table = runs
+        self._listings: dict[tuple[bool, bool, bool], Statement] = {}
+        this = runs.c.run_id == bind("run_id")
+        self.header = Statement(
+            "iaflow_header",
+            sa.select(
+                runs.c.slug,
+                runs.c.content_hash,
+                runs.c.created_at,
+                sa.cast(payloads.c.parameters, text),
+                runs.c.source_folder,
+            )
+            .select_from(with_payload)
+            .where(this),
+        )
+        self.run_status = Statement("iaflow_run_status", sa.select(runs.c.status).where(this))
+        self.run = Statement("iaflow_run", self._run.where(this))
+        is_unfinished = runs.c.status.in_(
+            [literal_word(status) for status in RunStatus if status not in END_OF_RUN]
+        )
+        self.unfinished = Statement(
+            "iaflow_unfinished",
+            sa.select(runs.c.run_id)
+            .where(is_unfinished)
+            .order_by(runs.c.run_id)
+            .limit(bind("limit")),
+        )
+        self.between = Statement(
+            "iaflow_between",
+            sa.select(runs.c.run_id)
+            .where(runs.c.run_id >= bind("least"), runs.c.run_id <= bind("most"))
+            .order_by(runs.c.run_id)
+            .limit(bind("limit")),
+        )
+        self.overdue = Statement(
+            "iaflow_overdue",
+            sa.select(runs.c.run_id)
+            .where(is_unfinished, runs.c.deadline_at <= bind("now"))
+            .order_by(runs.c.deadline_at)
+            .limit(bind("limit")),
+        )
+        steps, step_payloads = t.steps, t.step_payloads
+        self.steps = Statement(
+            "iaflow_steps",
+            sa.select(
+                steps.c.run_id,
+                steps.c.step_id,
+                steps.c.item_index,
+                steps.c.status,
+                steps.c.end,
+                steps.c.attempt,
+                steps.c.worker_losses,
+                steps.c.worker,
+                steps.c.handled,
+                steps.c.due_at,
+                steps.c.started_at,
+                steps.c.finished_at,
+                sa.cast(step_payloads.c.inputs, text),
+                sa.cast(step_payloads.c.output, text),
+                sa.cast(step_payloads.c.error, text),
+            )
+            .select_from(
+                steps.outerjoin(
+                    step_payloads,
+                    sa.and_(
+                        step_payloads.c.run_id == steps.c.run_id,
+                        step_payloads.c.step_id == steps.c.step_id,
+                        step_payloads.c.item_index == steps.c.item_index,
+                    ),
+                )
+            )
+            .where(steps.c.run_id == bind("run_id")),
+        )
+        decisions = t.decisions
+        listed = (
+            sa.select(
+                decisions.c.run_id,
+                decisions.c.transition,
+                decisions.c.source,
+                decisions.c.target,
+                decisions.c.taken,
+                decisions.c.seq,
+                sa.cast(decisions.c.reason, text),
+                decisions.c.decided_at,
+                decisions.c.superseded,
+            )
+            .where(decisions.c.run_id == bind("run_id"))
+            .order_by(decisions.c.seq, decisions.c.transition)
+        )
+        self.decisions = Statement("iaflow_decisions", listed)
+        self.decisions_into = Statement(
+            "iaflow_decisions_into", listed.where(decisions.c.target == bind("target"))
+        )
+        events = t.events
+        self.events = Statement(
+            "iaflow_events",
+            sa.select(events.c.run_id, events.c.seq, events.c.at, sa.cast(events.c.changes, text))
+            .where(events.c.run_id == bind("run_id"), events.c.seq > bind("after"))
+            .order_by(events.c.seq)
+            .limit(bind("limit")),
+        )
+
+    def runs(self, by_slug: bool, by_status: bool, before: bool) -> Statement:
+        """Return the listing for a set of filters, made once each."""
+        wanted = (by_slug, by_status, before)
+        if wanted not in self._listings:
+            runs = self._runs_table
+            listing = self._run.order_by(runs.c.run_id.desc()).limit(sa.bindparam("limit"))
+            if by_slug:
+                listing = listing.where(runs.c.slug == sa.bindparam("slug"))
+            if by_status:
+                listing = listing.where(runs.c.status == sa.bindparam("status"))
+            if before:
+                listing = listing.where(runs.c.run_id < sa.bindparam("before"))
+            name = "iaflow_runs_" + "".join("01"[flag] for flag in wanted)
+            self._listings[wanted] = Statement(name, listing)
+        return self._listings[wanted]

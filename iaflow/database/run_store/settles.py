@@ -1,0 +1,675 @@
+"""Starting a run and writing the consequences of a change, each in one transaction.
+
+Decides how a plan's rows are written and what a planning looks up; never what a plan
+holds. Called by the engine, inside `Database.transaction`. Lock order: run, step, pause.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from iaflow.data.records import (
+    NO_INDEX,
+    Decision,
+    RunChange,
+    RunView,
+    StepChange,
+    StepView,
+)
+from iaflow.data.status import END_OF_RUN, END_OF_STEP, PauseStatus, RunStatus, StepStatus
+from iaflow.database.dialects import (
+    POSTGRES,
+    Connection,
+    Database,
+    Statement,
+    among,
+    dump_json,
+    json_rows,
+    literal_word,
+    read_instant,
+)
+from iaflow.database.run_store.readable import is_readable
+
+__all__ = ["LockedRun", "NewRun", "SettleStore", "StepSettlement"]
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run that begins: its row before the first plan."""
+
+    run_id: str
+    slug: str
+    content_hash: str
+    parameters: str
+    created_at: datetime
+    idempotency_key: str | None = None
+    body_hash: str | None = None
+    started_by: str | None = None
+    source_folder: str | None = None
+    deadline_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LockedRun:
+    """
+    A run and one of its steps, both locked, with what was asked for beside them.
+
+    Attributes:
+        step_token: who holds the step's claim; None if nobody.
+    """
+
+    run: RunView
+    created_at: datetime
+    slug: str
+    content_hash: str
+    step_status: StepStatus | None
+    step_token: str | None
+    step_attempt: int
+    step_losses: int
+    steps: dict[str, StepView | None]
+
+
+@dataclass(frozen=True, slots=True)
+class StepSettlement:
+    """What is kept of the step that the change is about, beside its row: JSON texts."""
+
+    step_id: str
+    index: int = NO_INDEX
+    token: str | None = None
+    inputs: str | None = None
+    output: str | None = None
+    error: str | None = None
+    due_at: datetime | None = None
+
+
+class SettleStore:
+    """Writes of runs, inside a transaction that the engine holds."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._sql = _Statements(database)
+
+    # -- start
+
+    def insert_run(self, tx: Connection, new: NewRun, change: RunChange) -> None:
+        """nothing -> running (or its end): the run's row and its parameters."""
+        tx.queue(
+            self._sql.insert_run,
+            run_id=new.run_id,
+            slug=new.slug,
+            content_hash=new.content_hash,
+            status=change.status.value,
+            seq=1,
+            live=change.live,
+            paused=change.paused,
+            idempotency_key=new.idempotency_key,
+            body_hash=new.body_hash,
+            started_by=new.started_by,
+            source_folder=new.source_folder,
+            created_at=new.created_at,
+            deadline_at=new.deadline_at,
+        )
+        tx.queue(self._sql.insert_run_payload, run_id=new.run_id, parameters=new.parameters)
+
+    def find_key(self, tx: Connection, key: str) -> tuple[str, str | None] | None:
+        """Return the run id and body hash that an idempotency key stands for."""
+        rows = tx.fetch(self._sql.find_key, idempotency_key=key)
+        return (str(rows[0][0]), rows[0][1]) if rows else None
+
+    # -- what a planning looks at
+
+    def lock(
+        self, tx: Connection, run_id: str, step_id: str, index: int, steps: Iterable[str]
+    ) -> LockedRun | None:
+        """
+        Lock a run and one of its steps, then read them and the rows of `steps`.
+
+        The read is a statement after the locking ones: what is read in the statement that
+        waits for the lock is a snapshot from before it, and a join counted from that fires
+        never. One round trip all the same.
+
+        Returns:
+            None if there is no such run.
+        """
+        wanted = list(steps)
+        if tx.dialect == POSTGRES:
+            tx.queue(self._sql.lock_run, run_id=run_id)
+            tx.queue(self._sql.lock_step, run_id=run_id, step_id=step_id, item_index=index)
+        rows = tx.fetch(
+            self._sql.snapshot,
+            run_id=run_id,
+            step_id=step_id,
+            item_index=index,
+            wanted=dump_json(wanted),
+        )
+        if not rows:
+            return None
+        row = rows[0]
+        created_at = read_instant(row[6])
+        assert created_at is not None
+        found = {name: _view(rest) for name, *rest in json.loads(row[13] or "[]")}
+        return LockedRun(
+            run=RunView(
+                run_id=run_id,
+                status=RunStatus(row[0]),
+                seq=row[1],
+                live=row[2],
+                paused=row[3],
+                handled=row[4],
+                unhandled=row[5],
+                parameters={},
+                started_at=created_at.isoformat(),
+            ),
+            created_at=created_at,
+            slug=row[7],
+            content_hash=row[8],
+            step_status=StepStatus(row[9]) if row[9] else None,
+            step_token=str(row[10]) if row[10] else None,
+            step_attempt=row[11] or 0,
+            step_losses=row[12] or 0,
+            steps={name: found.get(name) for name in wanted},
+        )
+
+    def read_steps(
+        self, tx: Connection, run_id: str, wanted: Iterable[str]
+    ) -> dict[str, StepView | None]:
+        """Return the rows of some steps; None for those that have none."""
+        names = list(wanted)
+        rows = tx.fetch(self._sql.read_steps, run_id=run_id, wanted=dump_json(names))
+        found = {row[0]: _view(row[1:]) for row in rows}
+        return {name: found.get(name) for name in names}
+
+    def read_all(
+        self, tx: Connection, run_id: str
+    ) -> tuple[dict[str, StepView | None], frozenset[int]]:
+        """Return all step rows of a run and the indexes of its decided transitions."""
+        steps = {row[0]: _view(row[1:]) for row in tx.fetch(self._sql.read_all, run_id=run_id)}
+        decided = tx.fetch(self._sql.read_decided, run_id=run_id)
+        return dict(steps), frozenset(row[0] for row in decided)
+
+    def read_outputs(self, tx: Connection, run_id: str, wanted: Iterable[str]) -> dict[str, Any]:
+        """Return the outputs of some steps, parsed; None for those that did not succeed."""
+        names = list(wanted)
+        rows = tx.fetch(self._sql.read_outputs, run_id=run_id, wanted=dump_json(names))
+        found = {row[0]: json.loads(row[1]) for row in rows}
+        return {name: found.get(name) for name in names}
+
+    def read_errors(self, tx: Connection, run_id: str, wanted: Iterable[str]) -> dict[str, Any]:
+        """Return the recorded errors of some failed steps, parsed; None for the others."""
+        names = list(wanted)
+        rows = tx.fetch(self._sql.read_errors, run_id=run_id, wanted=dump_json(names))
+        found = {row[0]: json.loads(row[1]) for row in rows}
+        return {name: found.get(name) for name in names}
+
+    def read_ends(self, tx: Connection, run_id: str) -> tuple[str, ...]:
+        """Return the succeeded steps without a taken transition."""
+        return tuple(row[0] for row in tx.fetch(self._sql.read_ends, run_id=run_id))
+
+    def read_taken_sources(self, run_id: str, step_id: str, ready_seq: int) -> tuple[str, ...]:
+        """Return the sources of transitions into a step that were taken when it became ready."""
+        rows = self.database.fetch(
+            self._sql.read_taken_sources, run_id=run_id, step_id=step_id, ready_seq=ready_seq
+        )
+        return tuple(row[0] for row in rows)
+
+    # -- writing a plan
+
+    def write(
+        self,
+        tx: Connection,
+        run_id: str,
+        *,
+        seq: int,
+        now: datetime,
+        run: RunChange,
+        steps: Iterable[StepChange],
+        decisions: Iterable[Decision],
+        settlement: StepSettlement | None,
+        queues: Mapping[str, tuple[str | None, int | None]],
+        new_run: NewRun | None = None,
+    ) -> None:
+        """
+        Queue every row of a plan as number `seq` of the run's sequence.
+
+        The run and the settled step are locked and were read under the lock, so the guards
+        in the statements hold; they stand there all the same.
+
+        Args:
+            queues: step id to queue and priority, for those that become ready.
+            new_run: the run begins with this plan; otherwise its row must be at `seq - 1`.
+        """
+        if new_run is not None:
+            self.insert_run(tx, new_run, run)
+        else:
+            ended = run.status in END_OF_RUN
+            tx.queue(
+                self._sql.update_run,
+                run_id=run_id,
+                before=seq - 1,
+                seq=seq,
+                status=run.status.value,
+                live=run.live,
+                paused=run.paused,
+                handled=run.handled,
+                unhandled=run.unhandled,
+                error_step_id=run.error_step_id,
+                error_code=run.error_code,
+                error_message=run.error_message,
+                finished_at=now if ended else None,
+            )
+            if ended:
+                self._write_end(tx, run_id, now, run)
+        moved: list[list[Any]] = []
+        for change in steps:
+            self._write_step(tx, run_id, seq, now, change, settlement, queues)
+            moved.append([change.step_id, change.status.value])
+        routed: list[list[Any]] = []
+        for decision in decisions:
+            tx.queue(
+                self._sql.insert_decision,
+                run_id=run_id,
+                transition=decision.transition,
+                source=decision.source,
+                target=decision.target,
+                taken=decision.taken,
+                seq=seq,
+                reason=dump_json(decision.reason),
+                decided_at=now,
+            )
+            routed.append([decision.transition, decision.taken])
+        changes = {"run": run.status.value, "steps": moved, "transitions": routed}
+        tx.queue(self._sql.insert_event, run_id=run_id, seq=seq, at=now, changes=dump_json(changes))
+
+    def discard(self, tx: Connection, run_id: str, step_id: str, index: int, result: str) -> None:
+        """Keep a result that came too late, for people; it has no effect."""
+        tx.queue(
+            self._sql.discard, run_id=run_id, step_id=step_id, item_index=index, discarded=result
+        )
+
+    def keep_inputs(self, run_id: str, step_id: str, index: int, inputs: str) -> None:
+        """Keep resolved inputs before the work begins, where a retry could see others."""
+        self.database.fetch(
+            self._sql.put_payload,
+            run_id=run_id,
+            step_id=step_id,
+            item_index=index,
+            inputs=inputs,
+            output=None,
+            error=None,
+        )
+
+    def _write_end(self, tx: Connection, run_id: str, now: datetime, run: RunChange) -> None:
+        if run.status is RunStatus.SUCCEEDED:
+            tx.queue(self._sql.set_outputs, run_id=run_id, outputs=dump_json(run.outputs))
+        else:
+            tx.queue(self._sql.cancel_pauses, run_id=run_id)
+
+    def _write_step(
+        self,
+        tx: Connection,
+        run_id: str,
+        seq: int,
+        now: datetime,
+        change: StepChange,
+        settlement: StepSettlement | None,
+        queues: Mapping[str, tuple[str | None, int | None]],
+    ) -> None:
+        settled = settlement if settlement and settlement.step_id == change.step_id else None
+        ready = change.status is StepStatus.READY
+        queue, priority = queues.get(change.step_id, (None, None)) if ready else (None, None)
+        row: dict[str, Any] = {
+            "run_id": run_id,
+            "step_id": change.step_id,
+            "item_index": NO_INDEX,
+            "status": change.status.value,
+            "end": change.end.value if change.end else None,
+            "decided": change.decided,
+            "taken": change.taken,
+            "is_end": change.is_end,
+            "handled": change.handled,
+            "due_at": settled.due_at if settled else None,
+            "finished_at": now if change.status in END_OF_STEP else None,
+        }
+        if change.before is None:
+            tx.queue(
+                self._sql.insert_step,
+                **row,
+                ready_seq=seq if ready else 0,
+                queue=queue,
+                priority=priority,
+                published_at=now if ready else None,
+            )
+        elif change.before is StepStatus.PENDING and ready:
+            tx.queue(
+                self._sql.mark_ready,
+                run_id=run_id,
+                step_id=change.step_id,
+                decided=change.decided,
+                taken=change.taken,
+                ready_seq=seq,
+                queue=queue,
+                priority=priority,
+                published_at=now,
+            )
+        elif change.status is StepStatus.CANCELLED:
+            tx.queue(self._sql.mark_cancelled, **row)
+        else:
+            tx.queue(self._sql.move_step, **row, before=change.before.value)
+        self._write_payload(tx, run_id, change, settled)
+        if change.before is StepStatus.WAITING and change.status is StepStatus.CANCELLED:
+            tx.queue(self._sql.cancel_pauses_of_step, run_id=run_id, step_id=change.step_id)
+
+    def _write_payload(
+        self, tx: Connection, run_id: str, change: StepChange, settled: StepSettlement | None
+    ) -> None:
+        error = dump_json(change.error) if change.error is not None else None
+        if settled is None and error is None:
+            return
+        tx.queue(
+            self._sql.put_payload,
+            run_id=run_id,
+            step_id=change.step_id,
+            item_index=NO_INDEX,
+            inputs=settled.inputs if settled else None,
+            output=settled.output if settled else None,
+            error=(settled.error if settled and settled.error else error),
+        )
+
+
+def _view(row: Any) -> StepView:
+    status, decided, taken = row
+    return StepView(StepStatus(status), decided, taken)
+
+
+class _Statements:
+    """The statements on runs and plans, for one database's tables."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        t = database.tables
+        bind = sa.bindparam
+        runs, steps, payloads = t.runs, t.steps, t.step_payloads
+        of_run = steps.c.run_id == bind("run_id")
+        whole = steps.c.item_index == NO_INDEX
+        this = sa.and_(
+            of_run, steps.c.step_id == bind("step_id"), steps.c.item_index == bind("item_index")
+        )
+        view = (steps.c.step_id, steps.c.status, steps.c.decided, steps.c.taken)
+        wanted = among(steps.c.step_id, "wanted")
+        successors = (
+            sa.select(json_rows(*view)).where(of_run, whole, wanted).scalar_subquery()
+        )
+        settled = steps.alias("settled")
+        self.lock_run = Statement(
+            "iaflow_lock_run",
+            sa.select(sa.literal_column("1"))
+            .select_from(runs)
+            .where(runs.c.run_id == bind("run_id"))
+            .with_for_update(key_share=True),
+        )
+        self.lock_step = Statement(
+            "iaflow_lock_step",
+            sa.select(sa.literal_column("1")).select_from(steps).where(this).with_for_update(
+                key_share=True
+            ),
+        )
+        self.snapshot = Statement(
+            "iaflow_snapshot",
+            sa.select(
+                runs.c.status,
+                runs.c.seq,
+                runs.c.live,
+                runs.c.paused,
+                runs.c.handled,
+                runs.c.unhandled,
+                runs.c.created_at,
+                runs.c.slug,
+                runs.c.content_hash,
+                settled.c.status,
+                settled.c.token,
+                settled.c.attempt,
+                settled.c.worker_losses,
+                successors,
+            )
+            .select_from(
+                runs.outerjoin(
+                    settled,
+                    sa.and_(
+                        settled.c.run_id == runs.c.run_id,
+                        settled.c.step_id == bind("step_id"),
+                        settled.c.item_index == bind("item_index"),
+                    ),
+                )
+            )
+            .where(runs.c.run_id == bind("run_id")),
+        )
+        self.read_steps = Statement(
+            "iaflow_read_steps", sa.select(*view).where(of_run, whole, wanted)
+        )
+        self.read_all = Statement("iaflow_read_all", sa.select(*view).where(of_run, whole))
+        self.read_decided = Statement(
+            "iaflow_read_decided",
+            sa.select(t.decisions.c.transition).where(
+                t.decisions.c.run_id == bind("run_id"), t.decisions.c.superseded == 0
+            ),
+        )
+        joined = payloads.join(
+            steps,
+            sa.and_(
+                steps.c.run_id == payloads.c.run_id,
+                steps.c.step_id == payloads.c.step_id,
+                steps.c.item_index == payloads.c.item_index,
+            ),
+        )
+        self.read_outputs = Statement(
+            "iaflow_read_outputs",
+            sa.select(payloads.c.step_id, sa.cast(payloads.c.output, sa.Text))
+            .select_from(joined)
+            .where(of_run, whole, wanted, is_readable(steps)),
+        )
+        self.read_errors = Statement(
+            "iaflow_read_errors",
+            sa.select(payloads.c.step_id, sa.cast(payloads.c.error, sa.Text))
+            .select_from(joined)
+            .where(
+                of_run,
+                whole,
+                wanted,
+                steps.c.status == literal_word(StepStatus.FAILED),
+                payloads.c.error.is_not(None),
+            ),
+        )
+        self.read_ends = Statement(
+            "iaflow_read_ends",
+            sa.select(steps.c.step_id).where(of_run, whole, steps.c.is_end.is_(sa.true())),
+        )
+        self.read_taken_sources = Statement(
+            "iaflow_read_taken_sources",
+            sa.select(t.decisions.c.source).distinct().where(
+                t.decisions.c.run_id == bind("run_id"),
+                t.decisions.c.target == bind("step_id"),
+                t.decisions.c.superseded == 0,
+                t.decisions.c.taken.is_(sa.true()),
+                t.decisions.c.seq <= bind("ready_seq"),
+            ),
+        )
+        self.find_key = Statement(
+            "iaflow_find_key",
+            sa.select(runs.c.run_id, runs.c.body_hash).where(
+                runs.c.idempotency_key == bind("idempotency_key")
+            ),
+        )
+        self._writes(database)
+
+    def _writes(self, database: Database) -> None:
+        t = database.tables
+        bind = sa.bindparam
+        runs, steps, payloads = t.runs, t.steps, t.step_payloads
+        self.insert_run = Statement(
+            "iaflow_insert_run",
+            sa.insert(runs).values(
+                {
+                    name: bind(name)
+                    for name in (
+                        "run_id",
+                        "slug",
+                        "content_hash",
+                        "status",
+                        "seq",
+                        "live",
+                        "paused",
+                        "idempotency_key",
+                        "body_hash",
+                        "started_by",
+                        "source_folder",
+                        "created_at",
+                        "deadline_at",
+                    )
+                }
+            ),
+        )
+        self.insert_run_payload = Statement(
+            "iaflow_insert_run_payload",
+            sa.insert(t.run_payloads).values(
+                run_id=bind("run_id"), parameters=bind("parameters")
+            ),
+        )
+        self.update_run = Statement(
+            "iaflow_update_run",
+            sa.update(runs)
+            .where(runs.c.run_id == bind("run_id"), runs.c.seq == bind("before"))
+            .values(
+                {name: bind(name) for name in ("seq", "status", "live", "paused", "handled")}
+                | {
+                    "unhandled": bind("unhandled"),
+                    "finished_at": bind("finished_at"),
+                    # the first failure that nobody handled stays the run's
+                    "error_step_id": _first(runs.c.error_step_id, "error_step_id"),
+                    "error_code": _first(runs.c.error_code, "error_code"),
+                    "error_message": _first(runs.c.error_message, "error_message"),
+                }
+            ),
+        )
+        self.set_outputs = Statement(
+            "iaflow_set_outputs",
+            sa.update(t.run_payloads)
+            .where(t.run_payloads.c.run_id == bind("run_id"))
+            .values(outputs=bind("outputs")),
+        )
+        columns = ("run_id", "step_id", "item_index", "status", "end", "decided", "taken")
+        more = ("is_end", "handled", "due_at", "finished_at")
+        publish = ("ready_seq", "queue", "priority", "published_at")
+        self.insert_step = Statement(
+            "iaflow_insert_step",
+            sa.insert(steps).values({name: bind(name) for name in (*columns, *more, *publish)}),
+        )
+        of_step = sa.and_(
+            steps.c.run_id == bind("run_id"),
+            steps.c.step_id == bind("step_id"),
+            steps.c.item_index == NO_INDEX,
+        )
+        self.mark_ready = Statement(
+            "iaflow_mark_ready",
+            sa.update(steps)
+            .where(of_step, steps.c.status == literal_word(StepStatus.PENDING))
+            .values(
+                {name: bind(name) for name in ("decided", "taken", *publish)}
+                | {"status": literal_word(StepStatus.READY)}
+            ),
+        )
+        moved = {name: bind(name) for name in ("status", "end", "decided", "taken", *more)} | {
+            "token": sa.null(),
+            "lease_until": sa.null(),
+        }
+        this = sa.and_(
+            steps.c.run_id == bind("run_id"),
+            steps.c.step_id == bind("step_id"),
+            steps.c.item_index == bind("item_index"),
+        )
+        self.move_step = Statement(
+            "iaflow_move_step",
+            sa.update(steps).where(this, steps.c.status == bind("before")).values(moved),
+        )
+        # A claim or a staged retry may have moved it among these since it was read: they
+        # take no lock on the run. Whatever it is by now, the run's end has the last word.
+        unfinished = steps.c.status.in_(
+            [literal_word(status) for status in StepStatus if status not in END_OF_STEP]
+        )
+        self.mark_cancelled = Statement(
+            "iaflow_mark_cancelled", sa.update(steps).where(this, unfinished).values(moved)
+        )
+        upsert = _upsert(database, payloads)
+        self.put_payload = Statement("iaflow_put_payload", upsert)
+        self.insert_decision = Statement(
+            "iaflow_insert_decision",
+            sa.insert(t.decisions).values(
+                {
+                    name: bind(name)
+                    for name in (
+                        "run_id",
+                        "transition",
+                        "source",
+                        "target",
+                        "taken",
+                        "seq",
+                        "decided_at",
+                    )
+                }
+                | {"reason": bind("reason")}
+            ),
+        )
+        self.insert_event = Statement(
+            "iaflow_insert_event",
+            sa.insert(t.events).values(
+                run_id=bind("run_id"),
+                seq=bind("seq"),
+                at=bind("at"),
+                changes=bind("changes"),
+            ),
+        )
+        self.discard = Statement(
+            "iaflow_discard",
+            sa.update(payloads)
+            .where(
+                payloads.c.run_id == bind("run_id"),
+                payloads.c.step_id == bind("step_id"),
+                payloads.c.item_index == bind("item_index"),
+            )
+            .values(discarded=bind("discarded")),
+        )
+        cancel = sa.update(t.pauses).values(status=literal_word(PauseStatus.CANCELLED))
+        is_open = t.pauses.c.status == literal_word(PauseStatus.OPEN)
+        of_pauses = t.pauses.c.run_id == bind("run_id")
+        self.cancel_pauses = Statement("iaflow_cancel_pauses", cancel.where(of_pauses, is_open))
+        self.cancel_pauses_of_step = Statement(
+            "iaflow_cancel_pauses_of_step",
+            cancel.where(of_pauses, t.pauses.c.step_id == bind("step_id"), is_open),
+        )
+
+
+def _first(column: sa.Column[Any], parameter: str) -> Any:
+    return sa.func.coalesce(column, sa.bindparam(parameter, type_=sa.Text()))
+
+
+def _upsert(database: Database, payloads: sa.Table) -> Any:
+    insert = postgresql.insert if database.dialect == POSTGRES else sqlite.insert
+    written = ("inputs", "output", "error")
+    statement = insert(payloads).values(
+        {name: sa.bindparam(name) for name in ("run_id", "step_id", "item_index")}
+        | {name: sa.bindparam(name) for name in written}
+    )
+    return statement.on_conflict_do_update(
+        index_elements=["run_id", "step_id", "item_index"],
+        set_={
+            "inputs": sa.func.coalesce(statement.excluded.inputs, payloads.c.inputs),
+            "output": statement.excluded.output,
+            "error": statement.excluded.error,
+        },
+    )

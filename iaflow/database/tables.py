@@ -1,0 +1,319 @@
+"""The tables, for one schema, on either dialect.
+
+Decides columns, keys, checks and indexes; never reads or writes a row. Used by the stores
+(statements) and the migrations (which must arrive at the same tables).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    false,
+    text,
+)
+from sqlalchemy.dialects import postgresql
+
+from iaflow.data.status import PauseStatus, RunStatus, StepEnd, StepStatus
+
+__all__ = ["Tables", "build_tables"]
+
+# Ids are uuid7, so new rows go to the right end of every index. SQLite has text for both;
+# instants there are ISO 8601 in UTC of one width, so that their order is the order of time.
+UUID = String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
+INSTANT = String(32).with_variant(DateTime(timezone=True), "postgresql")
+# `json`, not `jsonb`, which rewrites numbers and the order of keys.
+JSON_TEXT = Text().with_variant(postgresql.JSON(), "postgresql")
+BIG = BigInteger().with_variant(Integer(), "sqlite")
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Every table of iaflow in one schema (None: the connection's own, as on SQLite)."""
+
+    metadata: MetaData
+    pipelines: Table
+    versions: Table
+    runs: Table
+    run_payloads: Table
+    steps: Table
+    step_payloads: Table
+    decisions: Table
+    pauses: Table
+    events: Table
+    key_holds: Table
+
+
+@cache
+def build_tables(schema: str | None) -> Tables:
+    """Return the tables for `schema`; the same object for the same name."""
+    metadata = MetaData(schema=schema)
+    versions = _versions(metadata)
+    pipelines = _pipelines(metadata, versions)
+    runs = _runs(metadata, versions)
+    return Tables(
+        metadata=metadata,
+        pipelines=pipelines,
+        versions=versions,
+        runs=runs,
+        run_payloads=_run_payloads(metadata, runs),
+        steps=_steps(metadata),
+        step_payloads=_step_payloads(metadata),
+        decisions=_decisions(metadata),
+        pauses=_pauses(metadata, runs),
+        events=_events(metadata),
+        key_holds=_key_holds(metadata, runs),
+    )
+
+
+def _versions(metadata: MetaData) -> Table:
+    return Table(
+        "pipeline_versions",
+        metadata,
+        Column("content_hash", String(64), primary_key=True),
+        Column("slug", Text, nullable=False),
+        Column("number", Integer, nullable=False),
+        Column("version", Text, nullable=False),
+        Column("name", Text, nullable=False),
+        Column("document", JSON_TEXT, nullable=False),
+        Column("created_at", INSTANT, nullable=False),
+        UniqueConstraint("slug", "number", name="pipeline_versions_slug_number"),
+    )
+
+
+def _pipelines(metadata: MetaData, versions: Table) -> Table:
+    return Table(
+        "pipelines",
+        metadata,
+        Column("slug", Text, primary_key=True),
+        Column("name", Text, nullable=False),
+        Column("description", Text, nullable=False, server_default=""),
+        Column("content_hash", String(64), ForeignKey(versions.c.content_hash), nullable=False),
+        Column("is_paused", Boolean, nullable=False, server_default=false()),
+        Column("created_at", INSTANT, nullable=False),
+        Column("updated_at", INSTANT, nullable=False),
+    )
+
+
+def _runs(metadata: MetaData, versions: Table) -> Table:
+    unfinished = text("status IN ('pending', 'running', 'waiting')")
+    return Table(
+        "runs",
+        metadata,
+        Column("run_id", UUID, primary_key=True),
+        Column("slug", Text, nullable=False),
+        Column("content_hash", String(64), ForeignKey(versions.c.content_hash), nullable=False),
+        Column("status", String(16), nullable=False),
+        Column("seq", BIG, nullable=False),
+        Column("live", Integer, nullable=False),
+        Column("paused", Integer, nullable=False),
+        Column("handled", Integer, nullable=False, server_default="0"),
+        Column("unhandled", Integer, nullable=False, server_default="0"),
+        Column("error_step_id", Text),
+        Column("error_code", Text),
+        Column("error_message", Text),
+        Column("idempotency_key", Text),
+        Column("body_hash", String(64)),
+        Column("started_by", Text),
+        Column("source_folder", Text),
+        # a child run of a `pipeline` step
+        Column("parent_run_id", UUID),
+        Column("parent_step_id", Text),
+        Column("parent_index", Integer),
+        Column("depth", SmallInteger, nullable=False, server_default="0"),
+        Column("created_at", INSTANT, nullable=False),
+        Column("deadline_at", INSTANT),
+        Column("finished_at", INSTANT),
+        _one_of("status", RunStatus),
+        CheckConstraint("live >= 0 AND paused >= 0 AND paused <= live", name="runs_counters"),
+        CheckConstraint(
+            "status NOT IN ('succeeded', 'failed', 'cancelled') OR live = 0", name="runs_end"
+        ),
+        Index("runs_key", "idempotency_key", unique=True),
+        Index("runs_by_status", "status", "run_id"),
+        Index("runs_by_slug", "slug", "run_id"),
+        Index("runs_by_parent", "parent_run_id", **_where(text("parent_run_id IS NOT NULL"))),
+        Index("runs_deadline", "deadline_at", **_where(unfinished)),
+        postgresql_with={"fillfactor": "80"},
+    )
+
+
+def _run_payloads(metadata: MetaData, runs: Table) -> Table:
+    return Table(
+        "run_payloads",
+        metadata,
+        _run_id(runs, primary_key=True),
+        Column("parameters", JSON_TEXT, nullable=False),
+        Column("outputs", JSON_TEXT),
+    )
+
+
+def _steps(metadata: MetaData) -> Table:
+    # No foreign key to the run here and in the other tables that every step writes: each
+    # would cost one look-up and one row lock per row. Every writer holds the run's lock,
+    # and pruning removes a run from all of them in one transaction.
+    return Table(
+        "steps",
+        metadata,
+        Column("run_id", UUID, nullable=False),
+        Column("step_id", Text, nullable=False),
+        Column("item_index", Integer, nullable=False),
+        Column("status", String(16), nullable=False),
+        Column("end", String(16)),
+        Column("attempt", Integer, nullable=False, server_default="0"),
+        Column("worker_losses", Integer, nullable=False, server_default="0"),
+        Column("token", UUID),
+        Column("worker", Text),
+        Column("lease_until", INSTANT),
+        Column("due_at", INSTANT),
+        Column("queue", Text),
+        Column("priority", SmallInteger),
+        Column("concurrency_key", Text),
+        # incoming transitions: how many are decided, and taken
+        Column("decided", Integer, nullable=False),
+        Column("taken", Integer, nullable=False),
+        Column("ready_seq", BIG, nullable=False, server_default="0"),
+        Column("is_end", Boolean, nullable=False, server_default=false()),
+        Column("handled", Boolean, nullable=False, server_default=false()),
+        Column("published_at", INSTANT),
+        Column("publishes", Integer, nullable=False, server_default="0"),
+        Column("started_at", INSTANT),
+        Column("finished_at", INSTANT),
+        PrimaryKeyConstraint("run_id", "step_id", "item_index", name="steps_pkey"),
+        _one_of("status", StepStatus),
+        _one_of("end", StepEnd, nullable=True),
+        Index("steps_ready", "published_at", **_where(text("status = 'ready'"))),
+        Index("steps_lease", "lease_until", **_where(text("status = 'running'"))),
+        Index("steps_due", "due_at", **_where(text("status IN ('retrying', 'waiting')"))),
+        postgresql_with={"fillfactor": "80"},
+    )
+
+
+def _step_payloads(metadata: MetaData) -> Table:
+    return Table(
+        "step_payloads",
+        metadata,
+        Column("run_id", UUID, nullable=False),
+        Column("step_id", Text, nullable=False),
+        Column("item_index", Integer, nullable=False),
+        Column("inputs", JSON_TEXT),
+        Column("output", JSON_TEXT),
+        Column("error", JSON_TEXT),
+        # a result that came after the run's end: kept for people, without effect
+        Column("discarded", JSON_TEXT),
+        PrimaryKeyConstraint("run_id", "step_id", "item_index", name="step_payloads_pkey"),
+    )
+
+
+def _decisions(metadata: MetaData) -> Table:
+    return Table(
+        "decisions",
+        metadata,
+        Column("run_id", UUID, nullable=False),
+        Column("transition", Integer, nullable=False),
+        # 0 is in force; `retry` moves older ones to 1, 2, …
+        Column("superseded", Integer, nullable=False, server_default="0"),
+        Column("source", Text, nullable=False),
+        Column("target", Text, nullable=False),
+        Column("taken", Boolean, nullable=False),
+        Column("seq", BIG, nullable=False),
+        Column("reason", JSON_TEXT, nullable=False),
+        Column("decided_at", INSTANT, nullable=False),
+        PrimaryKeyConstraint("run_id", "transition", "superseded", name="decisions_pkey"),
+    )
+
+
+def _pauses(metadata: MetaData, runs: Table) -> Table:
+    return Table(
+        "pauses",
+        metadata,
+        Column("pause_id", UUID, primary_key=True),
+        _run_id(runs),
+        Column("step_id", Text, nullable=False),
+        Column("item_index", Integer, nullable=False),
+        Column("slug", Text, nullable=False),
+        Column("status", String(16), nullable=False),
+        Column("is_settled", Boolean, nullable=False, server_default=false()),
+        Column("ui_schema", JSON_TEXT, nullable=False),
+        Column("shown", JSON_TEXT, nullable=False),
+        Column("assignees", JSON_TEXT, nullable=False),
+        Column("digest", String(64), nullable=False),
+        Column("answer", JSON_TEXT),
+        Column("answer_key", Text),
+        Column("answered_by", Text),
+        Column("answered_at", INSTANT),
+        Column("expires_at", INSTANT),
+        Column("created_at", INSTANT, nullable=False),
+        _one_of("status", PauseStatus),
+        Index("pauses_of_run", "run_id"),
+        Index("pauses_open", "created_at", **_where(text("status = 'open'"))),
+        Index("pauses_expiry", "expires_at", **_where(text("status = 'open'"))),
+        Index(
+            "pauses_unsettled",
+            "answered_at",
+            **_where(text("status IN ('answered', 'expired') AND NOT is_settled")),
+        ),
+    )
+
+
+def _events(metadata: MetaData) -> Table:
+    return Table(
+        "events",
+        metadata,
+        Column("run_id", UUID, nullable=False),
+        Column("seq", BIG, nullable=False),
+        Column("at", INSTANT, nullable=False),
+        Column("changes", JSON_TEXT, nullable=False),
+        PrimaryKeyConstraint("run_id", "seq", name="events_pkey"),
+    )
+
+
+def _key_holds(metadata: MetaData, runs: Table) -> Table:
+    return Table(
+        "key_holds",
+        metadata,
+        Column("concurrency_key", Text, primary_key=True),
+        _run_id(runs),
+        Column("step_id", Text, nullable=False),
+        Column("item_index", Integer, nullable=False),
+        Column("held_since", INSTANT, nullable=False),
+    )
+
+
+def _run_id(runs: Table, *, primary_key: bool = False) -> Column[str]:
+    return Column(
+        "run_id",
+        UUID,
+        ForeignKey(runs.c.run_id, ondelete="CASCADE"),
+        primary_key=primary_key,
+        nullable=False,
+    )
+
+
+def _one_of(column: str, words: type[StrEnum], *, nullable: bool = False) -> CheckConstraint:
+    listed = ", ".join(f"'{word.value}'" for word in words)
+    check = f'"{column}" IN ({listed})'
+    if nullable:
+        check = f'"{column}" IS NULL OR {check}'
+    return CheckConstraint(check, name=f"{words.__name__.lower()}_known")
+
+
+def _where(condition: object) -> dict[str, object]:
+    return {"postgresql_where": condition, "sqlite_where": condition}

@@ -1,0 +1,9 @@
+"""Pipelines: from a document to a run's end.
+
+Decides nothing itself: it is the door for step authors. Never imports a room above `step`.
+Called by every steps module.
+"""
+
+from iaflow.pipeline.step import HumanInputStep, Step, StepContext
+
+__all__ = ["HumanInputStep", "Step", "StepContext"]

@@ -1,0 +1,319 @@
+"""One attempt of one step: build it, run it within its time, say how it ended.
+
+Decides how code becomes an outcome; never writes it (the engine settles) and never raises:
+whatever a step does, there is an outcome. Called by executors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from iaflow.concurrency import run_blocking
+from iaflow.data.records import NO_INDEX, Failed, NewPause, Outcome, Paused, Skipped, Succeeded
+from iaflow.data.status import StepEnd
+from iaflow.errors import Fail, Retry, Skip, exception_code
+from iaflow.pipeline.definition import StepType, check_json_value
+from iaflow.pipeline.engine import Claimed, Engine
+from iaflow.pipeline.forms import form_digest
+from iaflow.pipeline.graph import Node
+from iaflow.pipeline.loader import StepLoader, StepNotLoadable
+from iaflow.pipeline.services import ServiceMissing, ServiceRegistry
+from iaflow.pipeline.step import Step, StepContext
+from iaflow.telemetry import get_logger, step_context
+
+__all__ = ["Attempt", "Heartbeat", "Progress"]
+
+_log = get_logger(__name__)
+
+MESSAGE_KEPT = 4_096
+TRACE_KEPT = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a step said of itself: `fraction` from 0 to 1."""
+
+    fraction: float
+    message: str
+
+
+class Attempt:
+    """
+    The execution of a claimed step; `run` returns how it ended.
+
+    Args:
+        claimed: the claim with its resolved inputs.
+        loader: finds the step's class.
+        services: what the step is given.
+        report: is told the step's progress.
+    """
+
+    def __init__(
+        self,
+        claimed: Claimed,
+        loader: StepLoader,
+        services: ServiceRegistry,
+        report: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self.claimed = claimed
+        self._loader = loader
+        self._services = services
+        self._report = report
+        self._cancelled = threading.Event()
+        self._task: asyncio.Task[Outcome] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def run(self) -> Outcome | None:
+        """
+        Do the work and return its outcome; None if the claim was lost while it ran.
+
+        Whatever the step raises, returns or forgets becomes an outcome with a code.
+        """
+        claim = self.claimed.claim
+        if self.claimed.fault is not None:
+            return self.claimed.fault
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.ensure_future(self._work_in_time())
+        with step_context(run_id=claim.run_id, step_id=claim.step_id, attempt=claim.try_number):
+            try:
+                return await self._task
+            except asyncio.CancelledError:
+                if self._cancelled.is_set():
+                    return None
+                self._task.cancel()
+                raise
+
+    def cancel(self) -> None:
+        """Stop the work from any thread: its result would count for nothing."""
+        self._cancelled.set()
+        loop, task = self._loop, self._task
+        if loop is not None and task is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(task.cancel)
+
+    async def _work_in_time(self) -> Outcome:
+        node = self.claimed.node
+        timeout = node.step.policy.timeout
+        if node.step.type is not StepType.TASK:
+            timeout = None
+        try:
+            async with asyncio.timeout(timeout) as limit:
+                return await self._work(node)
+        except TimeoutError as error:
+            if limit.expired():
+                return Failed(
+                    "timeout",
+                    f"the attempt took longer than its timeout of {timeout} s",
+                    names=("TimeoutError",),
+                    end=StepEnd.TIMEOUT,
+                )
+            return _failed(error)
+        except Skip as skip:
+            return Skipped(str(skip) or "the step skipped itself")
+        except Fail as fail:
+            return Failed(fail.code, _short(str(fail)), retryable=False)
+        except Retry as retry:
+            return Failed("Retry", _short(str(retry)), names=("Retry",), after=retry.after)
+        except (StepNotLoadable, ServiceMissing) as error:
+            return Failed(error.code, _short(str(error)), retryable=False)
+        except asyncio.CancelledError:
+            if self._cancelled.is_set() or _is_being_cancelled():
+                raise
+            return Failed("CancelledError", "the step's own code was cancelled")
+        except Exception as error:  # the step's code may raise anything; all of it is an outcome
+            return _failed(error)
+
+    async def _work(self, node: Node) -> Outcome:
+        step_class = self._loader.load(node.step)
+        step = step_class(node.step.config, self._services)
+        step.context = self._context()
+        data, problem = _validate_input(step, self.claimed.data)
+        if problem is not None:
+            return problem
+        if inspect.iscoroutinefunction(step.work):
+            result = await step.work(data)
+        else:
+            result = await run_blocking(step.work, data)
+            if inspect.isawaitable(result):
+                result = await result
+        if node.step.type is StepType.HUMAN_INPUT:
+            return self._ask(node, result)
+        return _check_output(step, node, result)
+
+    def _ask(self, node: Node, extra: Any) -> Outcome:
+        config = node.step.config
+        shown = self.claimed.shown
+        if shown is None:
+            shown = {} if node.step.inputs is None else self.claimed.data
+        if extra:
+            shown = {**(shown if isinstance(shown, dict) else {"value": shown}), **extra}
+        _, problems = check_json_value(shown)
+        if problems:
+            return Failed("output_invalid", _short(problems[0].message), retryable=False)
+        ui_schema = config.get("ui_schema") or {}
+        digest = form_digest(ui_schema, shown, self.claimed.claim.content_hash)
+        expires_in = config.get("expires_in", node.step.policy.timeout)
+        return Paused(NewPause(ui_schema, shown, digest, expires_in))
+
+    def _context(self) -> StepContext:
+        claim = self.claimed.claim
+        return StepContext(
+            run_id=claim.run_id,
+            step_id=claim.step_id,
+            attempt=claim.try_number,
+            item_index=None if claim.index == NO_INDEX else claim.index,
+            report=self._tell,
+            log=_write_log,
+            is_cancelled=self._cancelled.is_set,
+        )
+
+    def _tell(self, fraction: float, message: str) -> None:
+        if self._report is not None:
+            self._report(Progress(fraction, message))
+
+
+class Heartbeat:
+    """
+    Keeps the claims of this process alive, from a thread of its own.
+
+    A step that blocks the event loop keeps its lease all the same. A claim that turns out
+    lost or cancelled has its attempt stopped. A failing database is no lost claim: the
+    next beat tries again, until the lease is over on this machine's monotonic clock.
+
+    Args:
+        engine: extends the leases.
+        seconds: time between two beats; a third of the lease.
+    """
+
+    def __init__(self, engine: Engine, seconds: float) -> None:
+        self._engine = engine
+        self._seconds = seconds
+        self._attempts: dict[str, tuple[Attempt, float]] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def watch(self, attempt: Attempt) -> None:
+        """Keep this attempt's claim alive from now on."""
+        trust = time.monotonic() + self._engine.lease.total_seconds()
+        with self._lock:
+            self._attempts[attempt.claimed.claim.token] = (attempt, trust)
+            if self._thread is None and not self._engine.database.is_memory:
+                self._thread = threading.Thread(
+                    target=self._serve, name="iaflow-heartbeat", daemon=True
+                )
+                self._thread.start()
+
+    def forget(self, attempt: Attempt) -> None:
+        """Leave this attempt's claim alone from now on."""
+        with self._lock:
+            self._attempts.pop(attempt.claimed.claim.token, None)
+
+    def beat(self) -> None:
+        """Extend every watched claim once; stop the attempts whose claim is gone."""
+        with self._lock:
+            watched = list(self._attempts.items())
+        for token, (attempt, trust) in watched:
+            sent = time.monotonic()
+            try:
+                alive = self._engine.extend_lease(attempt.claimed.claim)
+            except Exception as error:  # the database may be away; the lease is still ours
+                _log.warning("heartbeat failed", error=str(error))
+                alive = sent < trust
+            else:
+                trust = sent + self._engine.lease.total_seconds()
+            if alive:
+                with self._lock:
+                    if token in self._attempts:
+                        self._attempts[token] = (attempt, trust)
+            else:
+                self.forget(attempt)
+                attempt.cancel()
+
+    def close(self) -> None:
+        """Stop the thread; nothing is kept alive any more."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+            self._thread = None
+
+    def _serve(self) -> None:
+        while not self._stop.wait(self._seconds):
+            self.beat()
+        self._engine.database.release_thread()
+
+
+def _validate_input(step: Step, data: Any) -> tuple[Any, Failed | None]:
+    model = type(step).Input
+    if model is None:
+        return data, None
+    try:
+        return model.model_validate(data), None
+    except ValueError as error:
+        return None, Failed("input_invalid", _short(str(error)), retryable=False)
+
+
+def _check_output(step: Step, node: Node, result: Any) -> Outcome:
+    model = type(step).Output
+    if model is not None:
+        try:
+            result = model.model_validate(result).model_dump(mode="json")
+        except ValueError as error:
+            return Failed("output_invalid", _short(str(error)), retryable=False)
+    if not isinstance(result, Mapping):
+        return Failed(
+            "output_invalid",
+            f"work() of step {node.step.id!r} returned {type(result).__name__}; it must return "
+            "a JSON object (a dict)",
+            retryable=False,
+        )
+    output = result if isinstance(result, dict) else dict(result)
+    text, problems = check_json_value(output)
+    if problems:
+        where = f" at {problems[0].pointer}" if problems[0].pointer else ""
+        return Failed("output_invalid", _short(problems[0].message + where), retryable=False)
+    missing = [name for name in node.step.outputs or () if name not in output]
+    if missing:
+        return Failed(
+            "output_missing",
+            f"step {node.step.id!r} promised the outputs {', '.join(node.step.outputs or ())} "
+            f"and gave none named {', '.join(missing)}",
+            retryable=False,
+        )
+    return Succeeded(output, text)
+
+
+def _failed(error: BaseException) -> Failed:
+    names = tuple(base.__name__ for base in type(error).__mro__ if base is not object)
+    trace = "".join(traceback.format_exception(error))
+    return Failed(
+        _clean(exception_code(error))[:200],
+        _short(str(error) or type(error).__name__),
+        names=names,
+        trace=_clean(trace)[-TRACE_KEPT:],
+    )
+
+
+def _short(text: str) -> str:
+    clean = _clean(text)
+    return clean if len(clean) <= MESSAGE_KEPT else clean[:MESSAGE_KEPT] + " …"
+
+
+def _clean(text: str) -> str:
+    """Return `text` as every database keeps it: no NUL, no lone surrogate."""
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+def _write_log(message: str, **fields: Any) -> None:
+    _log.info(message, **fields)
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

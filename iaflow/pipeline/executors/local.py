@@ -1,0 +1,281 @@
+"""The embedded executor: asyncio, in the calling process, no broker.
+
+Decides how many steps work at once and when to look again (retries, leases, expiries);
+never what follows from an end. Called by the runner and the command line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import Self
+
+from iaflow.concurrency import run_blocking
+from iaflow.data.records import Failed, Outcome, Paused, Released, StepTask, Succeeded
+from iaflow.data.status import END_OF_RUN, RunStatus
+from iaflow.errors import NotFound
+from iaflow.pipeline.attempt import Attempt, Heartbeat, Progress
+from iaflow.pipeline.engine import Engine, Settled
+from iaflow.pipeline.loader import StepLoader
+from iaflow.pipeline.maintenance import sweep_run
+from iaflow.pipeline.services import ServiceRegistry
+
+__all__ = ["LocalExecutor", "Observation"]
+
+POLL_SECONDS = 0.5
+"""How often a run with nothing to do here is looked at: others may work on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Something that happened to a step, for a live view: `seconds` since it began."""
+
+    kind: str
+    run_id: str
+    step_id: str
+    index: int
+    attempt: int
+    status: str
+    seconds: float | None = None
+    message: str | None = None
+    fraction: float | None = None
+
+
+class LocalExecutor:
+    """
+    Executes the steps of runs in this process until they end or wait for a person.
+
+    Use it as an async context manager; it closes services that it built and its heartbeat.
+
+    Args:
+        engine: claims and settles.
+        loader: finds step classes.
+        services: what steps are given; closed at the end.
+        max_parallel: steps at once.
+        worker: the name that claims carry.
+        observe: is told what happens, on this thread.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        loader: StepLoader,
+        services: ServiceRegistry,
+        *,
+        max_parallel: int = 16,
+        worker: str = "embedded",
+        observe: Callable[[Observation], None] | None = None,
+    ) -> None:
+        self._engine = engine
+        self._loader = loader
+        self._services = services
+        self._worker = worker
+        self._observe = observe
+        self._max_parallel = max_parallel
+        self._heartbeat = Heartbeat(engine, engine.lease.total_seconds() / 3)
+        self._attempts: set[Attempt] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop the heartbeat and close the services that were built here."""
+        await run_blocking(self._heartbeat.close)
+        await self._services.close()
+
+    async def drive(self, run_id: str, tasks: Iterable[StepTask] = ()) -> RunStatus:
+        """
+        Execute a run's ready steps, and what becomes ready, until it ends or waits.
+
+        A step that another process holds is left to it, and taken up when its lease is over.
+
+        Args:
+            tasks: the ready steps, if known; else they are looked up.
+
+        Returns:
+            The run's status: an end, or `waiting`.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        return await _Drive(self, run_id).run(list(tasks))
+
+    async def execute(self, task: StepTask) -> Settled | None:
+        """Claim, work and settle one step; None if it was not there to be claimed."""
+        claimed = self._engine.claim(task, self._worker)
+        if claimed is None:
+            return None
+        attempt = Attempt(
+            claimed,
+            self._loader,
+            self._services,
+            report=lambda progress: self._report(task, claimed.claim.try_number, progress),
+        )
+        number = claimed.claim.try_number
+        self._tell(Observation("started", task.run_id, task.step_id, task.index, number, "running"))
+        began = time.monotonic()
+        self._attempts.add(attempt)
+        self._heartbeat.watch(attempt)
+        try:
+            outcome = await attempt.run()
+        except asyncio.CancelledError:
+            # This process stops in good order: the step goes back, no attempt is burned.
+            self._engine.settle(claimed, Released("the process was stopped"))
+            raise
+        finally:
+            self._attempts.discard(attempt)
+            self._heartbeat.forget(attempt)
+        if outcome is None:
+            return None
+        settled = self._engine.settle(claimed, outcome)
+        seconds = time.monotonic() - began
+        self._tell(_observe_end(task, number, outcome, settled, seconds))
+        return settled
+
+    def stop_run(self, run_id: str) -> None:
+        """Stop the attempts of a run that was cancelled in this process."""
+        for attempt in list(self._attempts):
+            if attempt.claimed.claim.run_id == run_id:
+                self._heartbeat.forget(attempt)
+                attempt.cancel()
+
+    def _report(self, task: StepTask, number: int, progress: Progress) -> None:
+        self._tell(
+            Observation(
+                "progress",
+                task.run_id,
+                task.step_id,
+                task.index,
+                number,
+                "running",
+                message=progress.message,
+                fraction=progress.fraction,
+            )
+        )
+
+    def _tell(self, observation: Observation) -> None:
+        if self._observe is not None:
+            self._observe(observation)
+
+
+class _Drive:
+    """One run on its way: what works now, and when to look again."""
+
+    def __init__(self, executor: LocalExecutor, run_id: str) -> None:
+        self._executor = executor
+        self._engine = executor._engine
+        self._run_id = run_id
+        self._slots = executor._max_parallel
+        self._queue: list[StepTask] = []
+        self._working: set[asyncio.Task[Settled | None]] = set()
+        self._retry_at: datetime | None = None
+        self._status: RunStatus | None = None
+
+    async def run(self, tasks: list[StepTask]) -> RunStatus:
+        self._queue = tasks or self._look_again()
+        try:
+            while True:
+                self._fill()
+                if self._working:
+                    await self._wait_for_one()
+                elif self._queue:
+                    continue
+                elif (status := await self._rest()) is not None:
+                    return status
+        finally:
+            await self._stop()
+
+    def _fill(self) -> None:
+        while self._queue and len(self._working) < self._slots:
+            task = self._queue.pop(0)
+            self._working.add(asyncio.ensure_future(self._executor.execute(task)))
+
+    async def _wait_for_one(self) -> None:
+        wait = None if self._retry_at is None else self._seconds_to(self._retry_at)
+        done, self._working = await asyncio.wait(
+            self._working, timeout=wait, return_when=asyncio.FIRST_COMPLETED
+        )
+        for finished in done:
+            settled = finished.result()
+            if settled is None:
+                continue
+            self._queue.extend(settled.tasks)
+            self._status = settled.run_status
+            if settled.retry_at is not None:
+                earlier = self._retry_at is None or settled.retry_at < self._retry_at
+                self._retry_at = settled.retry_at if earlier else self._retry_at
+            if settled.run_status in END_OF_RUN:
+                self._executor.stop_run(self._run_id)
+        if self._retry_at is not None and self._seconds_to(self._retry_at) <= 0:
+            self._stage()
+
+    async def _rest(self) -> RunStatus | None:
+        """Nothing works here: return the run's status if it rests, or wait and look again."""
+        status = self._engine.reads.run_status(self._run_id)
+        if status is None:
+            raise NotFound(f"there is no run {self._run_id}")
+        if status in END_OF_RUN:
+            return status
+        self._queue = self._look_again()
+        if self._queue:
+            return None
+        status = self._engine.reads.run_status(self._run_id) or status
+        if status in END_OF_RUN or status is RunStatus.WAITING:
+            return status
+        due = self._engine.claims.next_due(self._run_id)
+        wait = POLL_SECONDS if due is None else min(POLL_SECONDS, self._seconds_to(due))
+        await self._engine.clock.sleep(max(wait, 0.0))
+        return None
+
+    def _look_again(self) -> list[StepTask]:
+        swept = sweep_run(self._engine, self._run_id)
+        ready = {(t.step_id, t.index): t for t in self._engine.claims.ready_of_run(self._run_id)}
+        return list({**{(t.step_id, t.index): t for t in swept}, **ready}.values())
+
+    def _stage(self) -> None:
+        now = self._engine.clock.now()
+        self._queue.extend(self._engine.claims.stage_due(now=now, run_id=self._run_id))
+        self._retry_at = self._engine.claims.next_due(self._run_id)
+
+    def _seconds_to(self, instant: datetime) -> float:
+        return max(0.0, (instant - self._engine.clock.now()).total_seconds())
+
+    async def _stop(self) -> None:
+        for task in self._working:
+            task.cancel()
+        await asyncio.gather(*self._working, return_exceptions=True)
+
+
+def _observe_end(
+    task: StepTask, number: int, outcome: Outcome, settled: Settled, seconds: float
+) -> Observation:
+    kind, status, message = "ended", "succeeded", None
+    match outcome:
+        case Succeeded():
+            pass
+        case Failed(code=code, message=text):
+            message = f"{code}: {text}"
+            kind, status = (
+                ("retrying", "retrying") if settled.retry_at is not None else ("ended", "failed")
+            )
+        case Paused():
+            kind, status = "waiting", "waiting"
+        case _:
+            kind, status = "skipped", "skipped"
+    if settled.is_stale:
+        kind, status, message = "ended", "cancelled", "its result came too late"
+    return Observation(
+        kind, task.run_id, task.step_id, task.index, number, status, seconds, message
+    )

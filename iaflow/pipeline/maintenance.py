@@ -1,0 +1,122 @@
+"""The sweep: what time alone brings about, and what got lost.
+
+Decides which rows are overdue and which verb of the engine each needs; never plans and
+never publishes: it returns the tasks to be published. Called on a timer by every worker
+and by the embedded executor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from iaflow.data.records import StepTask
+from iaflow.database.run_store.claims import LostClaim
+from iaflow.pipeline.engine import Engine
+from iaflow.telemetry import get_logger
+
+__all__ = ["Swept", "sweep", "sweep_run"]
+
+_log = get_logger(__name__)
+
+BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What one sweep found: counts, and the tasks that want a message."""
+
+    tasks: tuple[StepTask, ...]
+    rescued: int = 0
+    staged: int = 0
+    expired: int = 0
+    resumed: int = 0
+    overdue: int = 0
+    republished: int = 0
+
+
+def sweep(
+    engine: Engine,
+    *,
+    republish_seconds: float,
+    depth: Callable[[], int | None] = lambda: None,
+) -> Swept:
+    """
+    Rescue lost claims, stage due retries, end overdue runs, expire and resume pauses, republish.
+
+    Safe from any number of processes at once: each change is guarded, and a second
+    sweeper finds nothing to do. It is an ordinary sweep after a crash too.
+
+    Args:
+        republish_seconds: a ready step unclaimed for so long gets a new message.
+        depth: how many messages wait in the broker, None if unknown. While as many wait as
+            there are stale steps, none was lost: a deep backlog is not sent once more.
+    """
+    now = engine.clock.now()
+    rescued = _rescue(engine, engine.claims.find_lost(now=now))
+    staged = engine.claims.stage_due(now=now)
+    overdue: list[StepTask] = []
+    late = engine.reads.find_overdue(now=now)
+    for run_id in late:
+        overdue.extend(engine.end_overdue(run_id).tasks)
+    expired = engine.pauses.mark_expired(now=now)
+    unsettled = engine.pauses.find_unsettled()
+    resumed = [task for pause in unsettled for task in engine.resume(pause.pause_id).tasks]
+    republished = _republish(engine, now - timedelta(seconds=republish_seconds), depth)
+    return Swept(
+        tasks=engine.name_tasks((*rescued, *staged, *overdue, *resumed, *republished)),
+        rescued=len(rescued),
+        staged=len(staged),
+        expired=len(expired),
+        resumed=len(unsettled),
+        overdue=len(late),
+        republished=len(republished),
+    )
+
+
+def sweep_run(engine: Engine, run_id: str) -> list[StepTask]:
+    """Do the same for one run, for an executor that drives it alone; nothing is republished."""
+    now = engine.clock.now()
+    lost = [claim for claim in engine.claims.find_lost(now=now) if claim.task.run_id == run_id]
+    tasks = _rescue(engine, lost)
+    tasks += engine.claims.stage_due(now=now, run_id=run_id)
+    if run_id in engine.reads.find_overdue(now=now):
+        engine.end_overdue(run_id)
+    engine.pauses.mark_expired(now=now, run_id=run_id)
+    for pause in engine.pauses.find_unsettled():
+        if pause.run_id == run_id:
+            tasks += engine.resume(pause.pause_id).tasks
+    return tasks
+
+
+def _republish(
+    engine: Engine, before: datetime, depth: Callable[[], int | None]
+) -> list[StepTask]:
+    stale = engine.claims.count_stale(before=before)
+    lost = stale - (depth() or 0) if stale else 0
+    if lost <= 0:
+        return []
+    now = engine.clock.now()
+    return engine.claims.mark_republished(now=now, before=before, limit=min(lost, BATCH))
+
+
+def _rescue(engine: Engine, lost: list[LostClaim]) -> list[StepTask]:
+    tasks: list[StepTask] = []
+    for claim in lost:
+        graph = engine.graph_of(claim.task.run_id)
+        if graph is None:
+            continue
+        policy = graph.nodes[claim.task.step_id].step.policy
+        _log.warning(
+            "worker lost",
+            run_id=claim.task.run_id,
+            step_id=claim.task.step_id,
+            worker=claim.worker,
+            losses=claim.worker_losses + 1,
+        )
+        if claim.worker_losses >= policy.max_worker_losses:
+            tasks += engine.fail_lost(claim).tasks
+        elif engine.claims.mark_rescued(claim, now=engine.clock.now()):
+            tasks.append(claim.task)
+    return tasks

@@ -1,0 +1,161 @@
+"""What `config` may say on the types of steps that iaflow brings along.
+
+Decides keys, types and ranges of the configuration of people, waits, events and terminations;
+never looks into that of a task, which belongs to its class. Called by check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from iaflow.errors import Problem
+from iaflow.pipeline.conditions import Otherwise, code_conditions, paths_of
+from iaflow.pipeline.definition import MAX_SECONDS, StepType
+from iaflow.pipeline.forms import Form
+from iaflow.pipeline.graph import Node
+from iaflow.pipeline.reading import Findings, Reader, clip
+
+__all__ = ["ANSWER_KEYS", "CODES", "find_config_problems"]
+
+CODES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "key_conflict": "two keys say the same thing or exclude each other",
+        "reject_when_invalid": "reject_when is no condition on the answer alone",
+    }
+)
+"""Codes of the problems with `config`, beside those of reading."""
+
+ANSWER_KEYS: Final = ("_answered_by", "_answered_at", "_answers")
+"""Keys that the output of a person's step has beside the fields of its form."""
+
+
+def find_config_problems(node: Node) -> list[Problem]:
+    """Find what is wrong in the `config` of a step; pointers are into the document."""
+    step = node.step
+    known = _KEYS.get(step.type)
+    if known is None:
+        return []
+    findings = Findings()
+    if step.module is not None:
+        # A class of one's own may be configured as it likes, beside the keys of its type.
+        known |= frozenset(step.config)
+    config = Reader(step.config, f"/steps/{step.position}/config", findings, known)
+    match step.type:
+        case StepType.HUMAN_INPUT:
+            _read_person(config, node)
+        case StepType.WAIT:
+            _read_wait(config, node)
+        case StepType.EVENT:
+            if config.require("name", "the name of the signal"):
+                config.word("name")
+            _read_expiry(config, node)
+        case StepType.TERMINATE:
+            if config.require("status", "succeeded or failed"):
+                config.one_of("status", ("succeeded", "failed"))
+            config.text("message")
+    return findings.errors
+
+
+_KEYS: Final[Mapping[StepType, frozenset[str]]] = MappingProxyType(
+    {
+        StepType.HUMAN_INPUT: frozenset(
+            "ui_schema assignees quorum exclude_starter expires_in escalate reminders show"
+            " reject_when".split()
+        ),
+        StepType.PIPELINE: frozenset(),
+        StepType.WAIT: frozenset({"seconds", "until"}),
+        StepType.EVENT: frozenset({"name", "expires_in"}),
+        StepType.TERMINATE: frozenset({"status", "message"}),
+    }
+)
+_ASSIGNEE_KEYS: Final = frozenset({"users", "roles"})
+_ESCALATION_KEYS: Final = frozenset({"after", "assignees"})
+
+
+def _read_person(config: Reader, node: Node) -> None:
+    config.whole("quorum", 1, 1000)
+    config.flag("exclude_starter")
+    _read_expiry(config, node)
+    _read_assignees(config)
+    for index, value in enumerate(config.items("escalate") or ()):
+        pointer = f"{config.pointer}/escalate/{index}"
+        if not isinstance(value, dict):
+            config.findings.refuse("type_wrong", pointer, "an escalation is an object")
+            continue
+        escalation = Reader(value, pointer, config.findings, _ESCALATION_KEYS)
+        if escalation.require("after", "seconds"):
+            escalation.number("after", 0, MAX_SECONDS, above=True)
+        if escalation.require("assignees"):
+            _read_assignees(escalation)
+    for index, value in enumerate(config.items("reminders") or ()):
+        if type(value) not in {int, float} or not 0 < value <= MAX_SECONDS:
+            pointer = f"{config.pointer}/reminders/{index}"
+            message = f"a reminder is a number of seconds, more than 0 and up to {MAX_SECONDS}"
+            config.findings.refuse("value_invalid", pointer, message)
+    _judge_reject_when(config, node)
+
+
+def _read_assignees(holder: Reader) -> None:
+    assignees = holder.inner("assignees", _ASSIGNEE_KEYS)
+    if assignees is None:
+        return
+    people = [assignees.words(key) for key in ("users", "roles")]
+    if not any(people) and not assignees.members.keys() - _ASSIGNEE_KEYS:
+        holder.refuse(
+            "value_invalid", "assignees", "`assignees` names nobody", "add users or roles"
+        )
+
+
+def _read_expiry(config: Reader, node: Node) -> None:
+    """Read `expires_in`, which the step's own timeout says as well."""
+    config.number("expires_in", 0, MAX_SECONDS, above=True)
+    if "expires_in" in config.members and node.step.policy.timeout is not None:
+        message = "`expires_in` and the step's `error_handling.timeout` mean the same"
+        config.refuse("key_conflict", "expires_in", message, "keep one of them")
+
+
+def _read_wait(config: Reader, node: Node) -> None:
+    given = [key for key in ("seconds", "until") if key in config.members]
+    if len(given) != 1:
+        code = "key_conflict" if given else "key_missing"
+        message = "a wait has either `seconds` or `until`"
+        config.findings.refuse(code, config.pointer, message)
+        return
+    is_template = node.timer is not None and bool(node.timer.paths)
+    if given == ["until"]:
+        config.word("until")
+    elif not is_template:
+        config.number("seconds", 0, MAX_SECONDS)
+
+
+# --- reject_when
+
+
+def _judge_reject_when(config: Reader, node: Node) -> None:
+    """Let a condition on the answer read the answer, as `result` or by the step's id."""
+    condition = node.reject_when
+    if condition is None or node.form is None:
+        return
+    pointer = f"{config.pointer}/reject_when"
+    if isinstance(condition, Otherwise) or code_conditions(condition):
+        message = "an answer is judged by comparisons only"
+        config.findings.refuse("reject_when_invalid", pointer, message)
+    fields = [field.name for field in node.form.fields]
+    for relative, path in paths_of(condition):
+        where = pointer + relative
+        if path.root == "parameters":
+            continue
+        if path.root not in {"result", node.step.id}:
+            hint = _hint_at_field(path.root, node.form) or "write result.field or parameters.name"
+            message = f"{clip(path.text)} is not part of the answer"
+            config.findings.refuse("reject_when_invalid", where, message, hint)
+        elif path.segments and path.segments[0] not in fields:
+            hint = config.findings.speller.hint(path.segments[0], fields)
+            message = f"the form has no field {clip(path.segments[0])}"
+            config.findings.refuse("output_undeclared", where, message, hint)
+
+
+def _hint_at_field(name: str, form: Form) -> str:
+    return f"write result.{name}" if name in {field.name for field in form.fields} else ""

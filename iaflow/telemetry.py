@@ -1,0 +1,76 @@
+"""Event names, the run and step that a log line belongs to, structured logs.
+
+Decides how a line looks and where it goes (stderr); never what is worth a line. Called by
+the impure rooms; faces configure it once.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import structlog
+
+__all__ = ["configure_logs", "get_logger", "step_context"]
+
+
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """
+    Return the logger of a room; its lines carry the current run and step.
+
+    It stands on the standard library's logger of that name, so that a host application
+    that embeds iaflow decides where lines go, and nothing global is configured.
+    """
+    logger = structlog.wrap_logger(
+        logging.getLogger(name),
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.format_exc_info,
+            structlog.stdlib.render_to_log_kwargs,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    return cast("structlog.stdlib.BoundLogger", logger)
+
+
+@contextmanager
+def step_context(**known: Any) -> Iterator[None]:
+    """Bind run, step and attempt to every line that is logged inside the block."""
+    with structlog.contextvars.bound_contextvars(**known):
+        yield
+
+
+def configure_logs(level: str = "WARNING", *, json_lines: bool | None = None) -> None:
+    """
+    Send iaflow's log lines to stderr: one JSON object each, or readable ones on a terminal.
+
+    Args:
+        level: the least urgent level that is written, such as ``INFO``.
+        json_lines: True or False forces the form; None looks whether stderr is a terminal.
+    """
+    as_json = not sys.stderr.isatty() if json_lines is None else json_lines
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if as_json
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder()],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.stdlib.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                renderer,
+            ],
+        )
+    )
+    root = logging.getLogger("iaflow")
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    root.propagate = False

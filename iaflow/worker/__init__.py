@@ -1,0 +1,4 @@
+"""Celery workers: what `celery -A workers.app worker` runs.
+
+Decides nothing itself; never imported by another face. Called by Celery.
+"""

@@ -1,0 +1,117 @@
+"""What one worker process holds: engine, event loop, services, heartbeat, sweep.
+
+Decides when these are built (in the process that uses them, never before a fork) and
+closed; never what a step's end means. Called by the tasks.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+
+from iaflow.concurrency import LoopThread
+from iaflow.data.records import StepTask
+from iaflow.database.locks import try_exclusively
+from iaflow.pipeline.attempt import Attempt, Heartbeat
+from iaflow.pipeline.engine import Engine
+from iaflow.pipeline.executors.base import Executor
+from iaflow.pipeline.loader import StepLoader
+from iaflow.pipeline.maintenance import Swept, sweep
+from iaflow.pipeline.runner import build_services, open_database, open_engine
+from iaflow.pipeline.services import ServiceRegistry
+from iaflow.settings import Settings
+from iaflow.telemetry import get_logger
+
+__all__ = ["WorkerProcess"]
+
+_log = get_logger(__name__)
+
+PATIENCE_SECONDS = 30.0
+"""How long a settle waits for a database that is away, before its work is given up."""
+
+
+class WorkerProcess:
+    """
+    The parts of one worker process, built once, used by any number of pool threads.
+
+    Args:
+        settings: the process's settings.
+        executor: publishes what becomes ready.
+        services: returns what steps are given; by default by ``IAFLOW_SERVICES``.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        executor: Executor,
+        services: Callable[[Settings], ServiceRegistry] = build_services,
+    ) -> None:
+        self._settings = settings
+        self._executor = executor
+        self._database = open_database(settings, patience_seconds=PATIENCE_SECONDS)
+        self.engine: Engine = open_engine(self._database, settings)
+        self._loop = LoopThread()
+        self._loader = StepLoader(settings.step_modules)
+        self._services = services(settings)
+        self._heartbeat = Heartbeat(self.engine, settings.lease_seconds / 3)
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._stop = threading.Event()
+        self._sweeper = threading.Thread(
+            target=self._sweep_on_a_timer, name="iaflow-sweep", daemon=True
+        )
+        self._sweeper.start()
+
+    def run_step(self, run_id: str, step_id: str, index: int, attempt: int) -> None:
+        """Claim, work, settle, publish: what one message leads to."""
+        task = StepTask(run_id, step_id, index, attempt)
+        claimed = self.engine.claim(task, self._name)
+        if claimed is None:
+            return
+        running = Attempt(claimed, self._loader, self._services)
+        self._heartbeat.watch(running)
+        try:
+            outcome = self._loop.run(running.run())
+        finally:
+            self._heartbeat.forget(running)
+        if outcome is None:
+            return
+        self._executor.submit(self.engine.settle(claimed, outcome).tasks)
+
+    def resume_run(self, pause_id: str) -> None:
+        """Let a run go on from an answered question."""
+        self._executor.submit(self.engine.resume(pause_id).tasks)
+
+    def sweep(self) -> Swept | None:
+        """Sweep and publish, unless another process is at it; None then."""
+        swept = try_exclusively(self._database, "sweep", self._sweep)
+        if swept is not None:
+            self._executor.submit(swept.tasks)
+        return swept
+
+    def close(self) -> None:
+        """Stop the threads, close the services on their loop, close the database."""
+        self._stop.set()
+        self._sweeper.join(timeout=5)
+        self._heartbeat.close()
+        self._loop.run(self._services.close())
+        self._loop.close()
+        self._database.close()
+
+    def _sweep(self) -> Swept:
+        settings = self._settings
+        return sweep(
+            self.engine,
+            republish_seconds=settings.republish_seconds,
+            depth=self._executor.depth,
+        )
+
+    def _sweep_on_a_timer(self) -> None:
+        while not self._stop.wait(self._settings.sweep_seconds):
+            try:
+                self.sweep()
+            except Exception as error:  # the next sweep does it all again
+                _log.warning("sweep failed", error=str(error))
+        self._database.release_thread()
+

@@ -1,0 +1,13 @@
+"""What every test of iaflow may rely on.
+
+Decides which plugins are loaded and how hypothesis searches; never starts anything by itself.
+Read by pytest.
+"""
+
+from hypothesis import settings
+
+pytest_plugins = ["tests.servers.fixtures"]
+
+# A deadline per example measures how busy the machine is; pytest-timeout guards against hanging.
+settings.register_profile("iaflow", deadline=None, print_blob=True)
+settings.load_profile("iaflow")

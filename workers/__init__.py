@@ -1,0 +1,4 @@
+"""This deployment's workers.
+
+Decides what steps are given here; never how steps run. Called by Celery.
+"""
