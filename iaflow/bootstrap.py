@@ -71,6 +71,6 @@ def _open_executor(settings: Settings) -> Executor | None:
     if settings.broker_url is None:
         return None
     # Importing Celery costs half a second, which an embedded run must not pay.
-    from iaflow.pipeline.executors.celery import CeleryExecutor, make_app  # noqa: PLC0415
+    from iaflow.pipeline.executors.celery import CeleryExecutor, make_app
 
     return CeleryExecutor(make_app(settings), settings.queues)

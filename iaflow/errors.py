@@ -167,7 +167,7 @@ class StepError(IaflowError):
     """The base of what `work` may raise on purpose; not an error of iaflow."""
 
 
-class Retry(StepError):  # noqa: N818  a verb that steps raise, not an error
+class Retry(StepError):
     """Ends the attempt as failed and asks for another one after `after` seconds (a retry is used)."""
 
     def __init__(self, after: float = 0.0, reason: str = "") -> None:
@@ -175,7 +175,7 @@ class Retry(StepError):  # noqa: N818  a verb that steps raise, not an error
         super().__init__(reason or f"the step asked to be retried after {after} s")
 
 
-class Fail(StepError):  # noqa: N818
+class Fail(StepError):
     """Fails the step at once; it is never retried."""
 
     def __init__(self, reason: str, code: str = "Fail") -> None:
@@ -183,7 +183,7 @@ class Fail(StepError):  # noqa: N818
         super().__init__(reason)
 
 
-class Skip(StepError):  # noqa: N818
+class Skip(StepError):
     """Ends the step as skipped; only transitions with ``on: skipped`` go on from it."""
 
 

@@ -23,7 +23,11 @@ class Settings(BaseSettings):
     """Every setting of iaflow, with its default, unit and meaning; read from the environment and `.env`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="IAFLOW_", env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+        env_prefix="IAFLOW_",
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     database_url: str = Field(

@@ -23,7 +23,7 @@ def main() -> int:
     names = [name for reply in replies for name in reply if name.endswith(f"@{here}")]
     if names:
         return 0
-    print(f"no worker of host {here} answered within {ANSWER_SECONDS:.0f} s", file=sys.stderr)
+    sys.stderr.write(f"no worker of host {here} answered within {ANSWER_SECONDS:.0f} s\n")
     return 1
 
 

@@ -20,13 +20,18 @@ from iaflow.concurrency import run_async
 from iaflow.errors import NotFound, Problem
 
 if TYPE_CHECKING:
-    from iaflow.pipeline.check import Checked
     from iaflow.pipeline.graph import Graph
 
 __all__ = ["graph", "import_", "pipelines", "validate"]
 
 FORMATS = ("svg", "mermaid", "dot")
-_FORMAT_OF_SUFFIX = {".svg": "svg", ".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "dot", ".gv": "dot"}
+_FORMAT_OF_SUFFIX = {
+    ".svg": "svg",
+    ".mmd": "mermaid",
+    ".mermaid": "mermaid",
+    ".dot": "dot",
+    ".gv": "dot",
+}
 
 
 @click.command()
@@ -48,7 +53,7 @@ def validate(files: tuple[Path, ...], as_json: bool) -> int:
             text = read_text(path, max_bytes=settings.max_definition_bytes)
         except Unreadable as error:
             codes.add(ExitCode.USAGE)
-            _show_findings(path, None, (Problem("file_unreadable", "", error.message),), (), as_json)
+            _show_findings(path, None, (Problem("file_unreadable", "", str(error)),), (), as_json)
             continue
         checked = check(
             text, queues=settings.queues, source=str(path), max_bytes=settings.max_definition_bytes
@@ -80,7 +85,11 @@ def _show_findings(
     if compiled is not None:
         size = f"{len(compiled.nodes)} steps, {len(compiled.edges)} transitions"
         console.print(
-            line(("✓ ok      ", "green"), f"  {path}", (f"  {compiled.definition.slug}  {size}", "dim")),
+            line(
+                ("✓ ok      ", "green"),
+                f"  {path}",
+                (f"  {compiled.definition.slug}  {size}", "dim"),
+            ),
             soft_wrap=True,
         )
     else:
@@ -169,9 +178,15 @@ def pipelines(db: str | None, as_json: bool) -> int:
 @click.command()
 @click.argument("what", metavar="FILE|RUN")
 @click.option(
-    "-o", "output", type=click.Path(path_type=Path), metavar="FILE", help="Write to x.svg, x.mmd or x.dot."
+    "-o",
+    "output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write to x.svg, x.mmd or x.dot.",
 )
-@click.option("--format", "form", type=click.Choice(FORMATS), help="Else the file's ending says it; svg.")
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), help="Else the file's ending says it; svg."
+)
 @db_option
 @json_option
 def graph(what: str, output: Path | None, form: str | None, db: str | None, as_json: bool) -> int:

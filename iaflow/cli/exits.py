@@ -9,17 +9,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from iaflow.data.status import RunStatus
-from iaflow.errors import (
-    AnswerRefused,
-    Conflict,
-    DefinitionRefused,
-    InputRefused,
-    NotFound,
-    NotReachable,
-    RunError,
-    SchemaOutdated,
-    SettingsRefused,
-)
+from iaflow.errors import DefinitionRefused, IaflowError, NotReachable, RunError
 
 __all__ = ["MEANINGS", "ExitCode", "code_of_error", "code_of_status"]
 
@@ -66,16 +56,31 @@ def code_of_error(error: BaseException) -> ExitCode:
             return ExitCode.DEFINITION_REFUSED
         case NotReachable():
             return ExitCode.NOT_REACHABLE
-        case (
-            InputRefused()
-            | AnswerRefused()
-            | NotFound()
-            | Conflict()
-            | SettingsRefused()
-            | SchemaOutdated()
-        ):
-            return ExitCode.USAGE
         case RunError():
             return ExitCode.RUN_FAILED
+        case IaflowError():
+            return ExitCode.USAGE
+        case _ if _is_outage(error):
+            return ExitCode.NOT_REACHABLE
         case _:
             return ExitCode.RUN_FAILED
+
+
+_OUTAGES = frozenset(
+    {
+        "kombu.OperationalError",
+        "psycopg2.InterfaceError",
+        "psycopg2.OperationalError",
+        "redis.ConnectionError",
+        "redis.TimeoutError",
+        "sqlite3.OperationalError",
+    }
+)
+"""What drivers raise when a server is gone, by name: none of them is imported for this."""
+
+
+def _is_outage(error: BaseException) -> bool:
+    return any(
+        f"{kind.__module__.partition('.')[0]}.{kind.__name__}" in _OUTAGES
+        for kind in type(error).__mro__
+    )

@@ -112,7 +112,7 @@ def describe_reason(reason: Mapping[str, Any], source: str = "its source") -> st
         case "compare":
             return _describe_compare(reason)
         case "all" | "any" | "not" as kind:
-            return f"{_GROUPS[kind]} is {_word(reason.get('verdict'))}"
+            return _GROUPS[kind, bool(reason.get("verdict"))]
         case "parameter":
             truth = "truthy" if reason.get("verdict") else "not truthy"
             return f"parameter {reason.get('name')} is {_shown(reason)}, which is {truth}"
@@ -140,9 +140,12 @@ def describe_reason(reason: Mapping[str, Any], source: str = "its source") -> st
 
 
 _GROUPS: Final = {
-    "all": "all of its conditions",
-    "any": "one of its conditions at least",
-    "not": "not (its condition)",
+    ("all", True): "all of these are true",
+    ("all", False): "not all of these are true",
+    ("any", True): "one of these is true",
+    ("any", False): "none of these is true",
+    ("not", True): "it asks that this is not true, and it is not",
+    ("not", False): "it asks that this is not true, but it is",
 }
 _SYMBOLS: Final = {
     "eq": "==",
@@ -172,6 +175,7 @@ _ENDS: Final = {
 }
 _CARRIED: Final = frozenset({"skipped", "cancelled"})
 """Ends that come from further up: their own explanation is the cause."""
+_DID_NOT_RUN: Final = frozenset({StepStatus.PENDING, StepStatus.SKIPPED, StepStatus.CANCELLED})
 
 
 def _describe_compare(reason: Mapping[str, Any]) -> str:
@@ -232,12 +236,15 @@ def _list_parts(reason: Mapping[str, Any], depth: int = 0) -> list[tuple[int, st
 def _explain(ledger: Ledger, step_id: str, seen: set[str]) -> Explanation:
     node = ledger.graph.nodes[step_id]
     seen.add(step_id)
-    arrows = tuple(_explain_arrow(ledger, edge, seen) for edge in node.incoming)
+    record = ledger.steps.get(step_id)
+    # Why a step ran is said by what was taken; causes are looked for only where it did not.
+    dig = record is None or record.status in _DID_NOT_RUN
+    arrows = tuple(_explain_arrow(ledger, edge, seen, dig=dig) for edge in node.incoming)
     sentence = _tell(ledger, node)
     return Explanation(step_id, ledger.status(step_id), sentence, arrows)
 
 
-def _explain_arrow(ledger: Ledger, edge: Edge, seen: set[str]) -> Arrow:
+def _explain_arrow(ledger: Ledger, edge: Edge, seen: set[str], *, dig: bool) -> Arrow:
     decision = ledger.decisions.get(edge.index)
     if decision is None:
         words = f"{edge.source} is {ledger.status(edge.source)}"
@@ -247,7 +254,7 @@ def _explain_arrow(ledger: Ledger, edge: Edge, seen: set[str]) -> Arrow:
     cause = None
     if reason.get("kind") == "end" and not decision.taken:
         if reason.get("end") in _CARRIED:
-            if edge.source not in seen:
+            if dig and edge.source not in seen:
                 cause = _explain(ledger, edge.source, seen)
         else:
             words += _describe_fault(ledger.steps.get(edge.source))

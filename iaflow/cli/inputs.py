@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 import rich_click as click
 
+from iaflow.pipeline.fields import Option, find_option
 from iaflow.pipeline.strict_json import MAX_BYTES_CEILING, JsonRefused, read_json
 
 __all__ = [
@@ -150,14 +151,10 @@ def _read_choice(spec: Mapping[str, Any], text: str) -> Any:
         option if isinstance(option, Mapping) else {"value": option}
         for option in spec.get("options", [])
     ]
-    for option in options:
-        value = option.get("value")
-        if value == text or (not isinstance(value, str) and read_value(text) == value):
-            return value
-    for option in options:
-        if option.get("label") == text:
-            return option.get("value")
-    return text
+    listed = [Option(option.get("value", ""), str(option.get("label"))) for option in options]
+    found = find_option(listed, text) or find_option(listed, read_value(text))
+    found = found or next((option for option in listed if option.label == text), None)
+    return text if found is None else found.value
 
 
 def _read_file(path: Path) -> bytes:

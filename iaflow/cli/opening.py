@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from iaflow.bootstrap import Application
     from iaflow.data.records import RunRecord
 
-__all__ = ["folders_of", "open_app", "read_settings", "read_user"]
+__all__ = ["folders_of", "open_app", "put_folder_on_path", "read_settings", "read_user"]
 
 
 def read_settings(db: str | None = None, *, here: bool = False) -> Settings:
@@ -50,16 +50,23 @@ def open_app(db: str | None = None, *, here: bool = False) -> Iterator[Applicati
     from iaflow.telemetry import configure_logs
 
     configure_logs(settings.log_level)
-    # Modules that the settings name may lie in the current folder, as they may for a worker.
-    # At the end of the path they can take the place of nothing that is installed.
-    here_path = str(Path.cwd())
-    if here_path not in sys.path:
-        sys.path.append(here_path)
+    put_folder_on_path()
     app = open_application(settings)
     try:
         yield app
     finally:
         app.close()
+
+
+def put_folder_on_path() -> None:
+    """
+    Let modules that the settings name lie in the current folder, as they may for a worker.
+
+    At the end of the path they can take the place of nothing that is installed.
+    """
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.append(folder)
 
 
 def folders_of(app: Application, run: RunRecord) -> list[Path]:

@@ -11,8 +11,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import rich_click as click
-
+from iaflow.errors import IaflowError
 from iaflow.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["Unreadable", "read_definition", "read_text"]
 
 
-class Unreadable(click.UsageError):
-    """A file that was named cannot be read."""
+class Unreadable(IaflowError):
+    """A file that was named cannot be read, or not be written."""
 
 
 def read_text(path: Path, *, max_bytes: int) -> bytes:

@@ -6,6 +6,7 @@ by the commands that start, watch or show one.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -45,6 +46,11 @@ __all__ = [
 
 FRAMES_SHOWN: Final = 12
 """Lines of a step's traceback that are shown: the end, where the step's own code stands."""
+
+# The frames between the engine and a step: its attempt, and the thread of a plain `def work`.
+_IS_OURS: Final = re.compile(
+    r"[/\\](iaflow[/\\]pipeline|asyncio|concurrent[/\\]futures)[/\\]"
+)
 
 _EXAMPLES: Final[Mapping[str, str]] = {
     "number": "1.5",
@@ -127,8 +133,8 @@ def show_failure(
         console.print(hint(advice), soft_wrap=True)
 
 
-def show_question(pause: Mapping[str, Any], *, db: str | None) -> None:
-    """Show a question to a person: the form, what it is about, and the command that answers."""
+def show_question(pause: Mapping[str, Any], *, db: str | None, advise: bool = True) -> None:
+    """Show a question to a person: what it is about, the form, and the command that answers."""
     console = results()
     form = pause["ui_schema"]
     title = str(form.get("title") or pause["step_id"])
@@ -146,8 +152,9 @@ def show_question(pause: Mapping[str, Any], *, db: str | None) -> None:
         console.print(_field_line(field), soft_wrap=True)
     if pause.get("expires_at"):
         console.print(line(("  expires at ", "dim"), str(pause["expires_at"])), soft_wrap=True)
-    console.print(line(("  → ", "cyan"), "answer with:"), soft_wrap=True)
-    console.print(line("    ", (answer_command(pause, db=db), "bold")), soft_wrap=True)
+    if advise:
+        console.print(hint("answer with:"))
+        console.print(line("    ", (answer_command(pause, db=db), "bold")), soft_wrap=True)
 
 
 def answer_command(pause: Mapping[str, Any], *, db: str | None) -> str:
@@ -170,7 +177,9 @@ def _summary(run: RunRecord, steps: Sequence[StepRecord], seconds: float | None)
     for step in steps:
         counts[str(step.status)] = counts.get(str(step.status), 0) + 1
     order = [str(status) for status in StepStatus]
-    told = ", ".join(f"{n} {word}" for word, n in sorted(counts.items(), key=lambda c: order.index(c[0])))
+    told = ", ".join(
+        f"{n} {word}" for word, n in sorted(counts.items(), key=lambda c: order.index(c[0]))
+    )
     skipped = [step.step_id for step in steps if step.status is StepStatus.SKIPPED]
     named = f" ({', '.join(skipped)})" if 0 < len(skipped) <= 3 else ""
     if named:
@@ -213,6 +222,9 @@ def _example(field: Mapping[str, Any]) -> str:
 
 
 def _own_frames(trace: str) -> list[str]:
-    """Return the end of a traceback, from the last frame of iaflow's own rooms on."""
+    """Return the part of a traceback that lies in the step's own code, at most its end."""
     rows = trace.rstrip().splitlines()
-    return rows[-FRAMES_SHOWN:]
+    frames = [k for k, row in enumerate(rows) if row.startswith('  File "')]
+    ours = [k for k in frames if _IS_OURS.search(rows[k])]
+    begin = next((k for k in frames if not ours or k > ours[-1]), len(rows) - 1)
+    return [row for row in rows[begin:][-FRAMES_SHOWN:] if row.strip(" ^~")]

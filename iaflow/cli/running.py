@@ -112,9 +112,7 @@ def start(
 @click.option("--reason", default="", help="Kept with the run, for people.")
 @db_option
 @json_option
-def cancel(
-    run_id: str, step_id: str | None, reason: str, db: str | None, as_json: bool
-) -> int:
+def cancel(run_id: str, step_id: str | None, reason: str, db: str | None, as_json: bool) -> int:
     """
     Cancel a RUN, or one step of it.
 
@@ -161,7 +159,12 @@ def resume(run_id: str | None, db: str | None, as_json: bool) -> int:
             record = app.client.run(one)
             if not as_json:
                 errors().print(
-                    line("found run ", (one, "bold"), f"  {record.slug}  ", status_text(str(record.status))),
+                    line(
+                        "found run ",
+                        (one, "bold"),
+                        f"  {record.slug}  ",
+                        status_text(str(record.status)),
+                    ),
                     soft_wrap=True,
                 )
             folders = folders_of(app, record)

@@ -80,14 +80,13 @@ class Watch:
     def __init__(self, step_ids: Iterable[str], *, quiet: bool = False) -> None:
         ids = list(step_ids)
         self._width = min(max(map(len, ids), default=0), LONGEST_ID)
-        self._total = len(ids)
         self._quiet = quiet
         self._console = errors()
         self._working: dict[tuple[str, int], Seen] = {}
         self._told: dict[tuple[str, int], tuple[str, int]] = {}
         self._ended = 0
-        self._live = None if quiet or not self._console.is_terminal else self._make_live()
         self._began = self._console.get_time()
+        self._live = None if quiet or not self._console.is_terminal else self._make_live()
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -176,7 +175,8 @@ class Watch:
         if len(working) > ROWS_SHOWN:
             rows.append(line((f"  … and {len(working) - ROWS_SHOWN} more", "dim")))
         took = format_seconds(now - self._began)
-        rows.append(line((f"  {self._ended} of {self._total} steps ended · {took}", "dim")))
+        ended = f"{self._ended} step{'' if self._ended == 1 else 's'} ended"
+        rows.append(line((f"  {ended} · {took}", "dim")))
         return Group(*rows)
 
     def _draw_working(self, seen: Seen, now: float) -> Text:

@@ -67,8 +67,6 @@ class Claim:
         attempt: executions begun so far, this one included; lost workers count.
         worker_losses: how many of these were lost with their worker.
         token: fresh and random; every later write of the attempt must show it.
-        inputs: the resolved inputs of an earlier attempt as JSON text; None at the first.
-        ready_seq: the run's sequence number when the step became ready.
     """
 
     run_id: str
@@ -79,9 +77,6 @@ class Claim:
     token: str
     slug: str
     content_hash: str
-    ready_seq: int
-    run_created_at: datetime
-    inputs: str | None
 
     @property
     def try_number(self) -> int:
@@ -122,7 +117,6 @@ class Failed:
     retryable: bool = True
     after: float | None = None
     end: StepEnd = StepEnd.FAILURE
-    output: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,15 +65,19 @@ def normalise_url(url: str) -> URL:
     try:
         parsed = make_url(url)
     except sa.exc.ArgumentError:
-        raise SettingsRefused("the database URL cannot be read; write sqlite:///path or "
-                              "postgresql://user:password@host/name") from None
+        raise SettingsRefused(
+            "the database URL cannot be read; write sqlite:///path or "
+            "postgresql://user:password@host/name"
+        ) from None
     match parsed.get_backend_name():
         case "sqlite":
             return parsed.set(drivername="sqlite")
         case "postgresql" | "postgres":
             return parsed.set(drivername="postgresql+psycopg2")
         case other:
-            raise SettingsRefused(f"the database {other!r} is not supported: use sqlite or postgresql")
+            raise SettingsRefused(
+                f"the database {other!r} is not supported: use sqlite or postgresql"
+            )
 
 
 # --- SQL that the dialects spell differently
@@ -86,12 +90,13 @@ class _JsonStrings(ColumnElement[str]):
     type = sa.Text()
 
     def __init__(self, parameter: str) -> None:
-        self.parameter = sa.bindparam(parameter)
+        self.parameter: sa.BindParameter[str] = sa.bindparam(parameter, type_=postgresql.JSON())
 
 
 @compiles(_JsonStrings, SQLITE)
 def _json_strings_sqlite(element: _JsonStrings, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"(SELECT value FROM json_each({compiler.process(element.parameter, **kw)}))"
+    bind = compiler.process(element.parameter, **kw)
+    return f"(SELECT value FROM json_each({bind}))"  # noqa: S608  a placeholder of ours
 
 
 @compiles(_JsonStrings, POSTGRES)
@@ -164,16 +169,13 @@ class Statement:
 
     def values(self, dialect: str, given: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return the parameters in the order of the text."""
-        return tuple(
-            given[name] if name in given else default
-            for name, default in self._compile(dialect)[1]
-        )
+        return tuple(given.get(name, default) for name, default in self._compile(dialect)[1])
 
     def _compile(self, dialect: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
         done = self._compiled.get(dialect)
         if done is None:
             spoken: sa.Dialect = (
-                sqlite.dialect(paramstyle="qmark")  # type: ignore[no-untyped-call]
+                sqlite.dialect(paramstyle="qmark")
                 if dialect == SQLITE
                 else postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
             )
@@ -208,7 +210,7 @@ class _SqliteConnection:
     dialect = SQLITE
 
     def __init__(self, raw: sqlite3.Connection, lock: threading.RLock | None, tally: Tally) -> None:
-        self._raw = raw
+        self.raw = raw
         self._cursor = raw.cursor()
         self._lock = lock
         self._tally = tally
@@ -231,7 +233,9 @@ class _SqliteConnection:
 
     def queue(self, statement: Statement, **params: Any) -> None:
         self._tally.statements += 1
-        self._cursor.execute(statement.text(SQLITE), _sqlite_values(statement.values(SQLITE, params)))
+        self._cursor.execute(
+            statement.text(SQLITE), _sqlite_values(statement.values(SQLITE, params))
+        )
 
     def fetch(self, statement: Statement, **params: Any) -> list[Row]:
         self.queue(statement, **params)
@@ -256,7 +260,7 @@ class _SqliteConnection:
         return True
 
     def close(self) -> None:
-        self._raw.close()
+        self.raw.close()
 
 
 class _PostgresConnection:
@@ -403,7 +407,7 @@ class Database:
                 memory = self._memory
                 assert memory is not None
                 self._engine = sa.create_engine(
-                    "sqlite://", creator=lambda: memory._raw, poolclass=StaticPool
+                    "sqlite://", creator=lambda: memory.raw, poolclass=StaticPool
                 )
             elif self.dialect == SQLITE:
                 self._engine = sa.create_engine(
@@ -554,7 +558,9 @@ class Database:
             )
         except psycopg2.OperationalError as error:
             shown = self.url.render_as_string(hide_password=True)
-            raise NotReachable(f"the database {shown} cannot be reached: {error}".strip()) from error
+            raise NotReachable(
+                f"the database {shown} cannot be reached: {error}".strip()
+            ) from error
         raw.autocommit = True
         # JSON stays text: the rooms above parse it themselves, and numbers stay as written.
         extras.register_default_json(raw, loads=_as_is, globally=False)

@@ -90,7 +90,7 @@ def _read_text(dialect: str, sql: str) -> tuple[sa.TextClause, frozenset[str], f
         between = sql[at : found.start()]
         code += [between, " "]
         # SQLAlchemy looks for parameters everywhere: elsewhere than in code, colons are escaped.
-        spelled += [between, found["skip"].replace("\\:", "\\\\:").replace(":", "\\:")]
+        spelled += [between, found["skip"].replace(":", "\\:")]
         at = found.end()
     code.append(sql[at:])
     spelled.append(sql[at:])
@@ -98,7 +98,9 @@ def _read_text(dialect: str, sql: str) -> tuple[sa.TextClause, frozenset[str], f
     clause = sa.text("".join(spelled).rstrip().rstrip(";"))
     names = frozenset(clause.compile().params)
     lists = frozenset(_LIST.findall("".join(code))) & names
-    listed = [sa.bindparam(name, expanding=True) for name in sorted(lists)]
+    listed: list[sa.BindParameter[Any]] = [
+        sa.bindparam(name, expanding=True) for name in sorted(lists)
+    ]
     return clause.bindparams(*listed), names, lists
 
 
@@ -131,8 +133,8 @@ def _spell(dialect: str, name: str, value: Any, takes_list: bool) -> Any:
 
 def _spell_one(dialect: str, value: Any) -> Any:
     match value:
-        case None | bool() | int() | float() | str() | bytes():
-            return value.value if isinstance(value, enum.Enum) else value
+        case enum.Enum():
+            return _spell_one(dialect, value.value)
         case dict() | list() | tuple():
             return json.dumps(value, ensure_ascii=False, allow_nan=False)
         case UUID():

@@ -19,10 +19,12 @@ __all__ = ["lock_number", "try_exclusively"]
 T = TypeVar("T")
 
 _TRY = Statement(
-    "iaflow_try_lock", sa.select(sa.func.pg_try_advisory_lock(sa.bindparam("number", type_=sa.BigInteger)))
+    "iaflow_try_lock",
+    sa.select(sa.func.pg_try_advisory_lock(sa.bindparam("number", type_=sa.BigInteger))),
 )
 _UNLOCK = Statement(
-    "iaflow_unlock", sa.select(sa.func.pg_advisory_unlock(sa.bindparam("number", type_=sa.BigInteger)))
+    "iaflow_unlock",
+    sa.select(sa.func.pg_advisory_unlock(sa.bindparam("number", type_=sa.BigInteger))),
 )
 
 

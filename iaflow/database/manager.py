@@ -1,18 +1,14 @@
 """The database as steps and applications are given it: awaitable SQL, with parameters only.
 
-Decides how statements of others are checked, sent and grouped into transactions; never
-what they say, and never how iaflow keeps its own facts. Called by steps, hosts and the importer.
+Decides what a task may do with it and what it gets back; never what the statements say,
+and never how iaflow keeps its own facts. Called by steps, hosts and the importer.
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
 import threading
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, Self, TypeVar
 
@@ -21,8 +17,8 @@ import sqlalchemy as sa
 from iaflow.concurrency import run_blocking
 from iaflow.database import migrator
 from iaflow.database.dialects import SQLITE, Database
-from iaflow.database.foreign_sql import ForeignStatement, read_statement
-from iaflow.errors import NotReachable
+from iaflow.database.foreign_sql import read_statement
+from iaflow.database.lanes import Lane, Lanes, Reader, Session, Source
 from iaflow.settings import hide_password
 
 __all__ = ["DatabaseManager", "Transaction"]
@@ -30,7 +26,6 @@ __all__ = ["DatabaseManager", "Transaction"]
 T = TypeVar("T")
 Params = Mapping[str, Any] | None
 
-WAIT_SECONDS = 30.0
 CONNECT_SECONDS = 5
 
 
@@ -43,47 +38,38 @@ class Transaction:
     statements run one after the other.
     """
 
-    def __init__(self, manager: DatabaseManager, lane: _Lane, session: _Session) -> None:
+    def __init__(self, manager: DatabaseManager, lane: Lane, session: Session) -> None:
         self.manager = manager
         self.is_open = True
+        self.has_failed = False
         self._lane = lane
         self._session = session
-        self._has_failed = False
 
     async def fetch_all(self, sql: str, params: Params = None) -> list[dict[str, Any]]:
         """Run one statement and return its rows; as `DatabaseManager.fetch_all`."""
-        return await self._run(self.manager._read(sql, params), _all_rows)
+        return await self._run(sql, params, _all_rows)
 
     async def fetch_one(self, sql: str, params: Params = None) -> dict[str, Any] | None:
         """Run one statement and return its first row; as `DatabaseManager.fetch_one`."""
-        return await self._run(self.manager._read(sql, params), _first_row)
+        return await self._run(sql, params, _first_row)
 
     async def execute(self, sql: str, params: Params = None) -> int:
         """Run one statement and return how many rows it touched; as `DatabaseManager.execute`."""
-        return await self._run(self.manager._read(sql, params), _count_rows)
+        return await self._run(sql, params, _count_rows)
 
-    async def _run(
-        self, statement: ForeignStatement, read: Callable[[sa.CursorResult[Any]], T]
-    ) -> T:
+    async def _run(self, sql: str, params: Params, read: Reader[T]) -> T:
+        statement = read_statement(self.manager.database.dialect, sql, params)
         if not self.is_open:
-            raise RuntimeError("this transaction has ended; open another one")
-        if self._has_failed:
-            raise RuntimeError(
-                "a statement of this transaction failed; leave it and open another one"
-            )
+            raise RuntimeError("this transaction has ended: open another one")
+        if self.has_failed:
+            raise RuntimeError("a statement of this transaction failed: open another one")
         try:
             return await self._lane.run(
                 lambda: self._session.run(statement, read), interrupt=self._session.interrupt
             )
         except BaseException:
-            self._has_failed = True
+            self.has_failed = True
             raise
-
-    async def _keep(self) -> None:
-        if self._has_failed:
-            # Postgres would answer such a COMMIT with a silent ROLLBACK.
-            raise RuntimeError("a statement of this transaction failed, so nothing of it was kept")
-        await self._lane.run(self._session.commit)
 
 
 class DatabaseManager:
@@ -123,7 +109,7 @@ class DatabaseManager:
         self._read_only = read_only
         self._statement_seconds = statement_seconds
         self._guard = threading.Lock()
-        self._lanes: _Lanes | None = None
+        self._lanes: Lanes | None = None
 
     def __repr__(self) -> str:
         return f"DatabaseManager({hide_password(self.url)!r})"
@@ -175,9 +161,24 @@ class DatabaseManager:
             NotReachable: the database cannot be connected to.
             TimeoutError: all connections were busy for 30 s.
         """
-        async with self._opened(in_transaction=True) as transaction:
-            _OPEN.set((*(one for one in _OPEN.get() if one.is_open), transaction))
-            yield transaction
+        self._refuse_nesting()
+        lanes = self._take_lanes()
+        async with lanes.taken() as lane:
+            session = Session(lanes.source)
+            transaction = Transaction(self, lane, session)
+            try:
+                await lane.run(session.begin)
+                _OPEN.set((*(one for one in _OPEN.get() if one.is_open), transaction))
+                yield transaction
+                if transaction.has_failed:
+                    # Postgres would answer the COMMIT with a silent ROLLBACK.
+                    raise RuntimeError(
+                        "a statement of this transaction failed, so nothing of it was kept"
+                    )
+                await lane.run(session.commit)
+            finally:
+                transaction.is_open = False
+                await lane.run(session.close)
 
     def quote_identifier(self, name: str) -> str:
         """
@@ -186,8 +187,8 @@ class DatabaseManager:
         Raises:
             ValueError: the name is empty or holds a NUL.
         """
-        if not isinstance(name, str) or not name or "\x00" in name:
-            raise ValueError("an identifier is a string of at least one character, without NUL")
+        if not name or "\x00" in name:
+            raise ValueError("an identifier has at least one character, and no NUL")
         return '"' + name.replace('"', '""') + '"'
 
     async def migrate(self) -> None:
@@ -205,51 +206,39 @@ class DatabaseManager:
     def _close(self) -> None:
         with self._guard:
             lanes, self._lanes = self._lanes, None
-        if lanes is not None and lanes.pid == os.getpid():
+        if lanes is not None and lanes.is_of_this_process:
             lanes.close()
         self.database.close()
 
-    # -- one statement, one transaction
+    async def _run_alone(self, sql: str, params: Params, read: Reader[T]) -> T:
+        statement = read_statement(self.database.dialect, sql, params)
+        self._refuse_nesting()
+        lanes = self._take_lanes()
+        async with lanes.taken() as lane:
+            session = Session(lanes.source)
+            return await lane.run(
+                lambda: session.run_alone(statement, read), interrupt=session.interrupt
+            )
 
-    async def _run_alone(
-        self, sql: str, params: Params, read: Callable[[sa.CursorResult[Any]], T]
-    ) -> T:
-        statement = self._read(sql, params)
-        async with self._opened(in_transaction=False) as transaction:
-            return await transaction._run(statement, read)
-
-    @asynccontextmanager
-    async def _opened(self, *, in_transaction: bool) -> AsyncIterator[Transaction]:
+    def _refuse_nesting(self) -> None:
         if any(one.manager is self and one.is_open for one in _OPEN.get()):
             raise RuntimeError(
                 "this task is inside a transaction of the same database: use what "
                 "`async with db.transaction() as tx` gave it (tx.fetch_all, …), not the database"
             )
-        async with self._take_lanes().taken() as lane:
-            session = _Session(self, lane.engine, in_transaction=in_transaction)
-            transaction = Transaction(self, lane, session)
-            try:
-                await lane.run(session.open)
-                yield transaction
-                await transaction._keep()
-            finally:
-                transaction.is_open = False
-                await lane.run(session.close)
 
-    def _read(self, sql: str, params: Params) -> ForeignStatement:
-        return read_statement(self.database.dialect, sql, params)
-
-    # -- connecting
-
-    def _take_lanes(self) -> _Lanes:
-        lanes = self._lanes
-        if lanes is None or lanes.pid != os.getpid():
-            with self._guard:
-                lanes = self._lanes
-                # Threads and sockets stay behind in the parent of a fork.
-                if lanes is None or lanes.pid != os.getpid():
-                    lanes = self._lanes = _Lanes(self._build_engine(), self._connections)
-        return lanes
+    def _take_lanes(self) -> Lanes:
+        with self._guard:
+            # Threads and sockets stay behind in the parent of a fork.
+            if self._lanes is None or not self._lanes.is_of_this_process:
+                source = Source(
+                    self._build_engine(),
+                    self.database.alone,
+                    self._read_only,
+                    hide_password(self.url),
+                )
+                self._lanes = Lanes(source, self._connections)
+            return self._lanes
 
     def _build_engine(self) -> sa.Engine:
         if self.database.dialect == SQLITE:
@@ -310,174 +299,3 @@ def _as_dict(columns: Sequence[str], row: sa.Row[Any]) -> dict[str, Any]:
         name: bytes(value) if isinstance(value, memoryview) else value
         for name, value in zip(columns, row, strict=True)
     }
-
-
-# --- connections and their threads
-
-
-class _Session:
-    """One connection for one transaction; all but `interrupt` runs in the lane's thread."""
-
-    def __init__(
-        self, manager: DatabaseManager, engine: sa.Engine, *, in_transaction: bool
-    ) -> None:
-        self._manager = manager
-        self._engine = engine
-        self._in_transaction = in_transaction
-        self._held = ExitStack()
-        self._connection: sa.Connection | None = None
-        self._raw: Any = None
-        self._was_interrupted = False
-
-    def open(self) -> None:
-        with ExitStack() as stack:
-            stack.enter_context(self._manager.database.alone())
-            with self._reaching():
-                connection = stack.enter_context(self._engine.connect())
-            if self._engine.dialect.name == SQLITE:
-                self._begin_sqlite(connection, stack)
-            elif not self._in_transaction:
-                connection = connection.execution_options(isolation_level="AUTOCOMMIT")
-            self._raw = connection.connection.dbapi_connection
-            self._connection = connection
-            self._held = stack.pop_all()
-
-    def run(self, statement: ForeignStatement, read: Callable[[sa.CursorResult[Any]], T]) -> T:
-        assert self._connection is not None
-        with self._connection.execute(statement.clause, statement.values) as result:
-            return read(result)
-
-    def commit(self) -> None:
-        assert self._connection is not None
-        self._connection.commit()
-
-    def close(self) -> None:
-        """Undo what was not committed and give the connection back; nothing if never opened."""
-        connection, self._connection, self._raw = self._connection, None, None
-        if connection is not None and self._was_interrupted and self._manager.database.schema:
-            # A late cancel request must not meet the connection's next user.
-            connection.invalidate()
-        elif connection is not None:
-            connection.rollback()
-        self._held.close()
-
-    def interrupt(self) -> None:
-        """End the running statement, from another thread; a statement that ended is no harm."""
-        raw = self._raw
-        if raw is None:
-            return
-        self._was_interrupted = True
-        if self._engine.dialect.name == SQLITE:
-            raw.interrupt()
-        else:
-            # Speaks with the server, on a connection of its own.
-            threading.Thread(target=raw.cancel, name="iaflow-db-cancel", daemon=True).start()
-
-    def _begin_sqlite(self, connection: sa.Connection, stack: ExitStack) -> None:
-        if self._manager._read_only:
-            connection.exec_driver_sql("PRAGMA query_only=ON")
-            stack.callback(connection.exec_driver_sql, "PRAGMA query_only=OFF")
-        if self._in_transaction:
-            # At once for writing: a reader that becomes a writer can be refused halfway.
-            connection.exec_driver_sql("BEGIN" if self._manager._read_only else "BEGIN IMMEDIATE")
-
-    @contextmanager
-    def _reaching(self) -> Iterator[None]:
-        try:
-            yield
-        except sa.exc.OperationalError as error:
-            shown = hide_password(self._manager.url)
-            raise NotReachable(
-                f"the database {shown} cannot be reached: {error.orig}".strip()
-            ) from error
-
-
-class _Lane:
-    """
-    A thread that serves one session at a time.
-
-    Why not the loop's own threads: tasks that wait for a lock of the database could take
-    all of them, and the transaction that holds the lock would find none to go on.
-    """
-
-    def __init__(self, engine: sa.Engine) -> None:
-        self.engine = engine
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="iaflow-db")
-
-    async def run(
-        self, function: Callable[[], T], *, interrupt: Callable[[], None] | None = None
-    ) -> T:
-        """Run `function` in the thread; if the task is cancelled, interrupt it and wait for its end."""
-        running = asyncio.wrap_future(self._thread.submit(function))
-        cancelled: asyncio.CancelledError | None = None
-        while not running.done():
-            try:
-                await asyncio.wait([running])
-            except asyncio.CancelledError as error:
-                if cancelled is None and interrupt is not None:
-                    interrupt()
-                cancelled = error
-        if cancelled is not None:
-            running.exception()
-            raise cancelled
-        return running.result()
-
-    def close(self) -> None:
-        self._thread.shutdown()
-
-
-class _Lanes:
-    """The lanes of one process, lent to tasks of any event loop in the order of asking."""
-
-    def __init__(self, engine: sa.Engine, number: int) -> None:
-        self.pid = os.getpid()
-        self._engine = engine
-        self._all = [_Lane(engine) for _ in range(number)]
-        self._idle = list(self._all)
-        self._waiting: deque[Future[_Lane]] = deque()
-        self._guard = threading.Lock()
-
-    @asynccontextmanager
-    async def taken(self) -> AsyncIterator[_Lane]:
-        lane = await self._take()
-        try:
-            yield lane
-        finally:
-            self._give_back(lane)
-
-    def close(self) -> None:
-        for lane in self._all:
-            lane.close()
-        self._engine.dispose()
-
-    async def _take(self) -> _Lane:
-        with self._guard:
-            if self._idle:
-                return self._idle.pop()
-            turn: Future[_Lane] = Future()
-            self._waiting.append(turn)
-        try:
-            await asyncio.wait([asyncio.wrap_future(turn)], timeout=WAIT_SECONDS)
-        except asyncio.CancelledError:
-            self._give_up(turn)
-            raise
-        if not turn.done():
-            self._give_up(turn)
-            raise TimeoutError(
-                f"all connections to the database were busy for {WAIT_SECONDS:g} s: "
-                "is a transaction kept open while it waits for something else?"
-            )
-        return turn.result()
-
-    def _give_up(self, turn: Future[_Lane]) -> None:
-        if not turn.cancel():
-            self._give_back(turn.result())
-
-    def _give_back(self, lane: _Lane) -> None:
-        with self._guard:
-            while self._waiting:
-                turn = self._waiting.popleft()
-                if turn.set_running_or_notify_cancel():
-                    turn.set_result(lane)
-                    return
-            self._idle.append(lane)

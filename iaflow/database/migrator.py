@@ -253,7 +253,7 @@ def _create_at_once(database: Database) -> bool:
         # As Alembic itself would make it, so that it finds its own later.
         table = _version_table(None)
         ask(
-            f"CREATE TABLE {table} (version_num VARCHAR(32) NOT NULL, "
+            f"CREATE TABLE IF NOT EXISTS {table} (version_num VARCHAR(32) NOT NULL, "
             f"CONSTRAINT {table}_pkc PRIMARY KEY (version_num))"
         )
         insert = f"INSERT INTO {table} (version_num) VALUES (:head)"  # noqa: S608  our constant
@@ -262,7 +262,7 @@ def _create_at_once(database: Database) -> bool:
 
 
 def _sqlite_ddl(database: Database) -> Iterator[str]:
-    spoken = sqlite.dialect()  # type: ignore[no-untyped-call]
+    spoken = sqlite.dialect()
     for table in database.tables.metadata.sorted_tables:
         yield str(CreateTable(table).compile(dialect=spoken))
         for index in sorted(table.indexes, key=lambda index: str(index.name)):

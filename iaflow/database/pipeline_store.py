@@ -100,6 +100,8 @@ class PipelineStore:
         document: str,
         now: datetime,
     ) -> bool:
+        if self._sql.take_turn is not None:
+            tx.queue(self._sql.take_turn, slug=slug)
         return bool(
             tx.fetch(
                 self._sql.insert_version,
@@ -148,8 +150,14 @@ class _Statements:
                 versions.c.content_hash == bind("content_hash")
             ),
         )
-        # The next number is counted in the inserting statement; the unique constraint on
-        # (slug, number) makes the loser of a race fail and be repeated by its caller.
+        # The next number is counted in the inserting statement, so those who save versions of
+        # one slug at once take turns; on SQLite every writer does.
+        self.take_turn: Statement | None = None
+        if database.dialect == POSTGRES:
+            turn = sa.func.hashtextextended(bind("slug", type_=text), sa.literal_column("0"))
+            self.take_turn = Statement(
+                "iaflow_version_turn", sa.select(sa.func.pg_advisory_xact_lock(turn))
+            )
         older = versions.alias("older")
         number = (
             sa.select(sa.func.coalesce(sa.func.max(older.c.number), 0) + 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -315,5 +316,5 @@ def _one_of(column: str, words: type[StrEnum], *, nullable: bool = False) -> Che
     return CheckConstraint(check, name=f"{words.__name__.lower()}_known")
 
 
-def _where(condition: object) -> dict[str, object]:
+def _where(condition: object) -> dict[str, Any]:
     return {"postgresql_where": condition, "sqlite_where": condition}

@@ -77,8 +77,8 @@ class Attempt:
         Whatever the step raises, returns or forgets becomes an outcome with a code.
         """
         claim = self.claimed.claim
-        if self.claimed.fault is not None:
-            return self.claimed.fault
+        if self.claimed.inputs.fault is not None:
+            return self.claimed.inputs.fault
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.ensure_future(self._work_in_time())
         with step_context(run_id=claim.run_id, step_id=claim.step_id, attempt=claim.try_number):
@@ -102,8 +102,9 @@ class Attempt:
         timeout = node.step.policy.timeout
         if node.step.type is not StepType.TASK:
             timeout = None
+        limit = asyncio.timeout(timeout)
         try:
-            async with asyncio.timeout(timeout) as limit:
+            async with limit:
                 return await self._work(node)
         except TimeoutError as error:
             if limit.expired():
@@ -126,14 +127,14 @@ class Attempt:
             if self._cancelled.is_set() or _is_being_cancelled():
                 raise
             return Failed("CancelledError", "the step's own code was cancelled")
-        except Exception as error:  # the step's code may raise anything; all of it is an outcome
+        except Exception as error:  # noqa: BLE001  whatever a step raises is an outcome
             return _failed(error)
 
     async def _work(self, node: Node) -> Outcome:
         step_class = self._loader.load(node.step)
         step = step_class(node.step.config, self._services)
         step.context = self._context()
-        data, problem = _validate_input(step, self.claimed.data)
+        data, problem = _validate_input(step, self.claimed.inputs.data)
         if problem is not None:
             return problem
         if inspect.iscoroutinefunction(step.work):
@@ -148,9 +149,9 @@ class Attempt:
 
     def _ask(self, node: Node, extra: Any) -> Outcome:
         config = node.step.config
-        shown = self.claimed.shown
+        shown = self.claimed.inputs.shown
         if shown is None:
-            shown = {} if node.step.inputs is None else self.claimed.data
+            shown = {} if node.step.inputs is None else self.claimed.inputs.data
         if extra:
             shown = {**(shown if isinstance(shown, dict) else {"value": shown}), **extra}
         _, problems = check_json_value(shown)
@@ -223,7 +224,7 @@ class Heartbeat:
             sent = time.monotonic()
             try:
                 alive = self._engine.extend_lease(attempt.claimed.claim)
-            except Exception as error:  # the database may be away; the lease is still ours
+            except Exception as error:  # noqa: BLE001  the database may be away, the lease is ours
                 _log.warning("heartbeat failed", error=str(error))
                 alive = sent < trust
             else:

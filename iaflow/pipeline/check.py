@@ -423,6 +423,17 @@ def _check_steps(facts: _Facts) -> Iterator[Problem]:
             message = f"no worker takes from a queue {clip(step.queue)}"
             yield Problem("queue_unknown", f"{here}/queue", message, hint)
         yield from find_config_problems(node)
+        yield from _check_reject_when(facts, node)
+
+
+def _check_reject_when(facts: _Facts, node: Node) -> Iterator[Problem]:
+    """Judge the parameters of the condition on an answer; the rest of it needs only the form."""
+    for relative, path in paths_of(node.reject_when) if node.reject_when else ():
+        if path.root == "parameters":
+            pointer = f"/steps/{node.step.position}/config/reject_when{relative}"
+            problem = _judge_parameter(facts, path, pointer)
+            if problem:
+                yield problem
 
 
 def _check_secrets(facts: _Facts) -> Iterator[Problem]:

@@ -677,17 +677,14 @@ def _warn_of_paths(flow: Reader) -> None:
 
 def _read_transition(value: Any, index: int, pointer: str, findings: Findings) -> Transition | None:
     entry = _enter(value, pointer, "a transition", _TRANSITION_KEYS, findings)
-    ends = (
-        [entry.text(key) if entry.require(key) else None for key in ("from", "to")] if entry else []
-    )
-    if entry is None or None in ends:
+    if entry is None:
         findings.broken = True
         return None
-    return Transition(
-        index=index,
-        source=str(ends[0]),
-        target=str(ends[1]),
-        on=entry.choice("on", On) or On.SUCCESS,
-        condition=entry.members.get("condition", "always"),
-        name=entry.text("name"),
-    )
+    source = entry.text("from") if entry.require("from") else None
+    target = entry.text("to") if entry.require("to") else None
+    on = entry.choice("on", On) or On.SUCCESS
+    name = entry.text("name")
+    if source is None or target is None:
+        findings.broken = True
+        return None
+    return Transition(index, source, target, on, entry.members.get("condition", "always"), name)

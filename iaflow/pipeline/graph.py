@@ -17,6 +17,7 @@ from iaflow.errors import Problem
 from iaflow.pipeline.conditions import ALWAYS, Condition, parse_condition, paths_of
 from iaflow.pipeline.definition import (
     Definition,
+    JoinType,
     On,
     StepDefinition,
     StepType,
@@ -106,6 +107,7 @@ class Graph:
         outputs: the template of the run's outputs; None if the document has none.
         output_reads, output_reads_errors: steps whose outputs and errors it refers to.
         order: step ids, every step after all its ancestors, else in document order.
+        has_early_joins: some join may run before all its branches have ended.
     """
 
     definition: Definition
@@ -116,6 +118,7 @@ class Graph:
     output_reads: tuple[str, ...]
     output_reads_errors: tuple[str, ...]
     order: tuple[str, ...]
+    has_early_joins: bool = False
 
 
 def build_graph(
@@ -317,6 +320,7 @@ class _Builder:
             output_reads=reads,
             output_reads_errors=reads_errors,
             order=order,
+            has_early_joins=any(node.step.join.type is JoinType.N_OF_M for node in nodes.values()),
         )
 
     def _compile_edge(self, transition: Transition) -> Edge:

@@ -90,9 +90,7 @@ def sweep_run(engine: Engine, run_id: str) -> list[StepTask]:
     return tasks
 
 
-def _republish(
-    engine: Engine, before: datetime, depth: Callable[[], int | None]
-) -> list[StepTask]:
+def _republish(engine: Engine, before: datetime, depth: Callable[[], int | None]) -> list[StepTask]:
     stale = engine.claims.count_stale(before=before)
     lost = stale - (depth() or 0) if stale else 0
     if lost <= 0:

@@ -10,163 +10,30 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
-from iaflow.data.records import Decision, RunChange, RunView, StepChange, StepView
+from iaflow.data.records import Decision, RunChange, StepChange
 from iaflow.data.status import END_OF_STEP, LIVE_STEP, RunStatus, StepEnd, StepStatus
-from iaflow.pipeline.conditions import ConditionFailed, Otherwise, Verdict, evaluate
+from iaflow.pipeline.conditions import Verdict
 from iaflow.pipeline.definition import JoinType, On
 from iaflow.pipeline.graph import Edge, Graph, Node
-from iaflow.pipeline.templating import ReferenceMissing, Scope, render
+from iaflow.pipeline.plans import (
+    Change,
+    Needs,
+    Plan,
+    RunCancelled,
+    RunStarted,
+    Snapshot,
+    StepCancelled,
+    StepDelayed,
+    StepEnded,
+    StepPaused,
+)
+from iaflow.pipeline.routing import FAILURES, judge
+from iaflow.pipeline.templating import RenderFailed, Scope, render
 
-__all__ = [
-    "Change",
-    "Needs",
-    "Plan",
-    "RunCancelled",
-    "RunStarted",
-    "Snapshot",
-    "StepCancelled",
-    "StepDelayed",
-    "StepEnded",
-    "StepPaused",
-    "advance",
-    "first_needs",
-    "watches",
-]
-
-
-# --- the snapshot: what the planner is told of a run
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """
-    What is known of a run. A key that is absent was not looked up; None was, and is not there.
-
-    Attributes:
-        steps: step id to its row, None if it has none yet.
-        outputs: step id to its output, None if it did not succeed.
-        errors: step id to its recorded error, None if it has none.
-        decided: indexes of the decided transitions; None if not looked up.
-        ends: succeeded steps without a taken transition; None if not looked up.
-    """
-
-    run: RunView
-    steps: Mapping[str, StepView | None] = field(default_factory=dict)
-    outputs: Mapping[str, Any] = field(default_factory=dict)
-    errors: Mapping[str, Any] = field(default_factory=dict)
-    decided: frozenset[int] | None = None
-    ends: tuple[str, ...] | None = None
-
-    def plus(self, more: Snapshot) -> Snapshot:
-        """Return this snapshot with what `more` knows beside it (of the same moment)."""
-        return replace(
-            self,
-            steps={**self.steps, **more.steps},
-            outputs={**self.outputs, **more.outputs},
-            errors={**self.errors, **more.errors},
-            decided=more.decided if more.decided is not None else self.decided,
-            ends=more.ends if more.ends is not None else self.ends,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """
-    What the planner must be told before it can plan.
-
-    Attributes:
-        steps, outputs, errors: ids of steps to look up.
-        everything: all step rows and all decided transitions of the run.
-        ends: the succeeded steps without a taken transition.
-    """
-
-    steps: frozenset[str] = frozenset()
-    outputs: frozenset[str] = frozenset()
-    errors: frozenset[str] = frozenset()
-    everything: bool = False
-    ends: bool = False
-
-
-# --- the change: what has happened
-
-
-@dataclass(frozen=True, slots=True)
-class RunStarted:
-    """The run begins."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepEnded:
-    """
-    A step reached its end (its last attempt, an answer, an expiry).
-
-    Attributes:
-        output: the output of a success; None otherwise.
-        error: `{"code", "message", …}` of a failure; None otherwise.
-    """
-
-    step_id: str
-    end: StepEnd
-    output: Any = None
-    error: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StepPaused:
-    """A step waits for people from now on."""
-
-    step_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class StepDelayed:
-    """An attempt failed and there will be another one later."""
-
-    step_id: str
-    error: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class StepCancelled:
-    """Somebody cancelled one step of the run."""
-
-    step_id: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class RunCancelled:
-    """Somebody cancelled the run, or its time is over (`status` FAILED, code `run_timeout`)."""
-
-    reason: str
-    status: RunStatus = RunStatus.CANCELLED
-    code: str | None = None
-
-
-Change = RunStarted | StepEnded | StepPaused | StepDelayed | StepCancelled | RunCancelled
-
-
-# --- the plan: what must be written, all of it in one transaction
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Every consequence of one change; steps and decisions in the order they came about."""
-
-    run: RunChange
-    steps: tuple[StepChange, ...]
-    decisions: tuple[Decision, ...]
-
-    @property
-    def ready(self) -> tuple[str, ...]:
-        """Ids of the steps that became ready."""
-        return tuple(s.step_id for s in self.steps if s.status is StepStatus.READY)
-
-
-# --- deciding
+__all__ = ["advance", "first_needs"]
 
 
 def first_needs(graph: Graph, step_id: str) -> Needs:
@@ -177,25 +44,6 @@ def first_needs(graph: Graph, step_id: str) -> Needs:
         outputs=frozenset(read for edge in node.outgoing for read in edge.reads),
         errors=frozenset(read for edge in node.outgoing for read in edge.reads_errors),
     )
-
-
-def watches(on: On, end: StepEnd, *, continues: bool = False) -> bool:
-    """
-    Tell whether a transition with `on` looks at a source that ended so (LANGUAGE section 3).
-
-    Args:
-        continues: the source failed under ``on_failure: continue``.
-    """
-    failed = end in _FAILURES
-    match on:
-        case On.SUCCESS:
-            return end is StepEnd.SUCCESS or (failed and continues)
-        case On.FAILURE:
-            return failed
-        case On.COMPLETED:
-            return failed or end is StepEnd.SUCCESS
-        case On.SKIPPED | On.TIMEOUT | On.EXPIRED | On.REJECTED:
-            return end.value == on.value
 
 
 def advance(graph: Graph, snapshot: Snapshot, change: Change) -> Plan | Needs:
@@ -215,14 +63,13 @@ def advance(graph: Graph, snapshot: Snapshot, change: Change) -> Plan | Needs:
     return walk.conclude()
 
 
-_FAILURES = frozenset({StepEnd.FAILURE, StepEnd.TIMEOUT, StepEnd.EXPIRED, StepEnd.REJECTED})
 # LANGUAGE 5: the output of a rejected person's step stays readable.
 _READABLE = frozenset({StepEnd.SUCCESS, StepEnd.REJECTED})
 _STATUS_OF_END = {
     StepEnd.SUCCESS: StepStatus.SUCCEEDED,
     StepEnd.SKIPPED: StepStatus.SKIPPED,
     StepEnd.CANCELLED: StepStatus.CANCELLED,
-} | dict.fromkeys(_FAILURES, StepStatus.FAILED)
+} | dict.fromkeys(FAILURES, StepStatus.FAILED)
 _ENDED_RUN = {
     RunStatus.SUCCEEDED: "the run had succeeded",
     RunStatus.FAILED: "the run had failed",
@@ -245,7 +92,7 @@ class _Draft:
     changed: bool = False
 
 
-class _Unknown(Exception):  # noqa: N818  control flow inside this room: something must be looked up
+class _Unknown(Exception):
     pass
 
 
@@ -315,7 +162,12 @@ class _Walk:
             self.end_step(step_id, StepEnd.CANCELLED, error=error)
 
     def end_step(
-        self, step_id: str, end: StepEnd, *, output: Any = None, error: Mapping[str, Any] | None = None
+        self,
+        step_id: str,
+        end: StepEnd,
+        *,
+        output: Any = None,
+        error: Mapping[str, Any] | None = None,
     ) -> None:
         try:
             draft = self._draft(step_id)
@@ -338,31 +190,40 @@ class _Walk:
                 continue
 
     def _leave(self, node: Node, draft: _Draft, output: Any) -> None:
-        unknown = {e.target for e in node.outgoing} - self.drafts.keys() - self.snapshot.steps.keys()
+        assert draft.end is not None
+        unknown = (
+            {e.target for e in node.outgoing} - self.drafts.keys() - self.snapshot.steps.keys()
+        )
         if unknown:
             self.missing_steps |= unknown
             raise _Unknown
         if draft.end is StepEnd.SUCCESS:
             for other in node.step.cancels:
                 self.cancel_step(other, f"step {node.step.id!r} succeeded, which cancels it")
-        verdicts, fault = self._judge(node, draft.end, output)
-        if fault is not None and draft.end not in _FAILURES:
+        verdicts, fault = judge(
+            node, draft.end, lambda edge: self._scope(node, edge, draft.end, output)
+        )
+        if fault is not None and draft.end not in FAILURES:
             # LANGUAGE 3: the end becomes `failure`; output kept for people, null to references.
             draft.end = StepEnd.FAILURE
             draft.error = fault
             self.new_outputs[node.step.id] = None
             self._move(draft, StepStatus.FAILED)
             first = verdicts
-            verdicts, _ = self._judge(node, draft.end, None, judged=first)
+            verdicts, _ = judge(
+                node, draft.end, lambda edge: self._scope(node, edge, draft.end, None), first
+            )
         was_open = {edge.index: self._is_open(edge.target) for edge in node.outgoing}
         for edge in node.outgoing:
             self._decide(edge, verdicts[edge.index])
         taken = [edge for edge in node.outgoing if verdicts[edge.index].taken]
         if draft.end is StepEnd.SUCCESS:
             draft.is_end = not taken
-        elif draft.end in _FAILURES:
+        elif draft.end in FAILURES:
             caught = any(e.on in _CATCHES and was_open[e.index] for e in taken)
-            self._count_failure(node, draft, handled=caught or node.step.policy.on_failure == "continue")
+            self._count_failure(
+                node, draft, handled=caught or node.step.policy.on_failure == "continue"
+            )
 
     def _count_failure(self, node: Node, draft: _Draft, *, handled: bool) -> None:
         draft.handled = handled
@@ -381,73 +242,7 @@ class _Walk:
                 message=error.get("message") or "",
             )
 
-    def _judge(
-        self,
-        node: Node,
-        end: StepEnd | None,
-        output: Any,
-        judged: Mapping[int, Verdict] | None = None,
-    ) -> tuple[dict[int, Verdict], Mapping[str, Any] | None]:
-        """
-        Give a verdict on each outgoing transition, and the fault that some condition met.
-
-        Args:
-            judged: verdicts under an earlier end, whose faults are kept as reasons.
-        """
-        assert end is not None
-        step = node.step
-        continues = step.policy.on_failure == "continue"
-        verdicts: dict[int, Verdict] = {}
-        fault: Mapping[str, Any] | None = None
-        watching = [e for e in node.outgoing if watches(e.on, end, continues=continues)]
-        seen = {edge.index for edge in watching}
-        for edge in node.outgoing:
-            if edge.index not in seen:
-                earlier = judged.get(edge.index) if judged else None
-                if earlier is not None and earlier.reason.get("kind") == "error":
-                    verdicts[edge.index] = earlier
-                else:
-                    verdicts[edge.index] = _refuse({"kind": "end", "on": edge.on.value, "end": end.value})
-        plain = [e for e in watching if not isinstance(e.condition, Otherwise)]
-        last = [e for e in watching if isinstance(e.condition, Otherwise)]
-        exclusive = step.routing == "exclusive"
-        chosen: Edge | None = None
-        for edge in plain:
-            if exclusive and chosen is not None:
-                verdicts[edge.index] = _refuse({"kind": "exclusive", "taken": chosen.index})
-                continue
-            try:
-                verdict = evaluate(edge.condition, self._scope(node, edge, end, output))
-            except ConditionFailed as error:
-                fault = fault or {"code": error.code, "message": f"{_name(edge)}: {error}"}
-                verdict = _refuse(
-                    {
-                        "kind": "error",
-                        "code": error.code,
-                        "message": str(error),
-                        "condition": error.reason,
-                    }
-                )
-            verdicts[edge.index] = verdict
-            if verdict.taken:
-                chosen = chosen or edge
-        for edge in last:
-            siblings = [e for e in plain if e.on is edge.on and verdicts[e.index].taken]
-            if exclusive and chosen is not None:
-                verdicts[edge.index] = _refuse({"kind": "exclusive", "taken": chosen.index})
-            elif siblings:
-                verdicts[edge.index] = _refuse({"kind": "otherwise", "taken": siblings[0].index})
-            else:
-                verdicts[edge.index] = Verdict(True, {"kind": "otherwise", "verdict": True})
-                chosen = chosen or edge
-        if exclusive and chosen is None and end is StepEnd.SUCCESS and fault is None and node.outgoing:
-            fault = {
-                "code": "no_route",
-                "message": f"step {step.id!r} routes exclusively and no transition was true",
-            }
-        return verdicts, fault
-
-    def _scope(self, node: Node, edge: Edge, end: StepEnd, output: Any) -> Scope:
+    def _scope(self, node: Node, edge: Edge, end: StepEnd | None, output: Any) -> Scope:
         outputs = self._known_outputs(edge.reads)
         errors = self._known_errors(edge.reads_errors)
         result = output if end in _READABLE else None
@@ -464,7 +259,11 @@ class _Walk:
 
     def _known_outputs(self, ids: Iterable[str]) -> dict[str, Any]:
         wanted = list(ids)
-        known = {**self.snapshot.outputs, **self.new_outputs} if self.new_outputs else self.snapshot.outputs
+        known = (
+            {**self.snapshot.outputs, **self.new_outputs}
+            if self.new_outputs
+            else self.snapshot.outputs
+        )
         missing = [step_id for step_id in wanted if step_id not in known]
         if missing:
             self.missing_outputs.update(missing)
@@ -550,7 +349,12 @@ class _Walk:
     # -- the end
 
     def end_run(
-        self, status: RunStatus, *, step_id: str | None = None, code: str | None = None, message: str = ""
+        self,
+        status: RunStatus,
+        *,
+        step_id: str | None = None,
+        code: str | None = None,
+        message: str = "",
     ) -> None:
         """End the run at once: what is unfinished is cancelled, what is undecided refused."""
         if self.snapshot.decided is None:
@@ -574,7 +378,12 @@ class _Walk:
 
     def conclude(self) -> Plan | Needs:
         """Return the plan, or what is missing for it."""
-        if self.missing_steps or self.missing_outputs or self.missing_errors or self.missing_everything:
+        if (
+            self.missing_steps
+            or self.missing_outputs
+            or self.missing_errors
+            or self.missing_everything
+        ):
             return Needs(
                 steps=frozenset(self.missing_steps),
                 outputs=frozenset(self.missing_outputs),
@@ -589,9 +398,9 @@ class _Walk:
             if isinstance(rendered, Needs):
                 return rendered
             outputs = rendered
-            if isinstance(rendered, ReferenceMissing):
+            if isinstance(rendered, RenderFailed):
                 status, outputs = RunStatus.FAILED, None
-                step_id, code, message = None, "reference_missing", f"outputs: {rendered}"
+                step_id, code, message = None, rendered.code, f"outputs: {rendered}"
         return Plan(
             run=RunChange(
                 status=status,
@@ -647,7 +456,7 @@ class _Walk:
         )
         try:
             return render(graph.outputs, scope)
-        except ReferenceMissing as error:
+        except RenderFailed as error:
             return error
 
     def _end_outputs(self) -> Any:
@@ -701,11 +510,3 @@ class _Walk:
 
 _CATCHES = frozenset({On.FAILURE, On.TIMEOUT, On.EXPIRED, On.REJECTED, On.COMPLETED})
 _ROUTES = frozenset({On.SUCCESS, On.COMPLETED})
-
-
-def _refuse(reason: Mapping[str, Any]) -> Verdict:
-    return Verdict(False, {**reason, "verdict": False})
-
-
-def _name(edge: Edge) -> str:
-    return f"the condition of transition {edge.index} ({edge.source} -> {edge.target})"

@@ -53,7 +53,7 @@ class Speller:
     __slots__ = ("_left",)
 
     def __init__(self) -> None:
-        self._left = 20_000
+        self._left = 8_000
 
     def hint(self, word: str, known: Collection[str]) -> str:
         """Return ``did you mean `x`?``, or nothing if nothing is near or enough was said."""

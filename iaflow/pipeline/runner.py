@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from iaflow.clock import ReferenceClock, SystemClock
+from iaflow.concurrency import run_blocking
 from iaflow.data.records import RunRecord
 from iaflow.data.status import RunStatus
 from iaflow.database import migrator
@@ -69,7 +70,7 @@ async def run_pipeline_from_json(
     path = Path(pipeline_file)
     settings = load_settings().with_database(database_url)
     graph = compile_definition(
-        path.read_bytes(),
+        await run_blocking(path.read_bytes),
         source=str(path),
         queues=settings.queues,
         max_bytes=settings.max_definition_bytes,
@@ -321,7 +322,7 @@ def _outputs_of(run: RunRecord | None, run_id: str) -> dict[str, Any]:
 
 
 def _open_http() -> Any:
-    import httpx2  # noqa: PLC0415  only steps that fetch pay for it
+    import httpx2
 
     # Proxies from the environment and redirects are what a step must ask for on purpose.
     return httpx2.AsyncClient(timeout=30.0, trust_env=False, follow_redirects=False)

@@ -401,7 +401,8 @@ def _pointer_to(place: _Place) -> str:
         place, key = place
         keys.append(key if isinstance(key, str | int) else _kind(key))
     # What a person is to read must itself be text, whatever the keys are.
-    return join_pointer("", *reversed(keys)).encode(errors="backslashreplace").decode()
+    pointer = join_pointer("", *reversed(keys)).replace("\0", "\\0")
+    return pointer.encode(errors="backslashreplace").decode()
 
 
 def _kind(value: Any) -> str:

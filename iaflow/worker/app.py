@@ -44,7 +44,9 @@ def create_app(
     """
     settings = settings or load_settings()
     if settings.broker_url is None:
-        raise SettingsRefused("workers need a broker: set IAFLOW_BROKER_URL, such as redis://host/0")
+        raise SettingsRefused(
+            "workers need a broker: set IAFLOW_BROKER_URL, such as redis://host/0"
+        )
     if settings.database_url.startswith("sqlite"):
         raise SettingsRefused(
             "workers need a database that they can share: set IAFLOW_DATABASE_URL to "

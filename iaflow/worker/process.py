@@ -111,7 +111,6 @@ class WorkerProcess:
         while not self._stop.wait(self._settings.sweep_seconds):
             try:
                 self.sweep()
-            except Exception as error:  # the next sweep does it all again
+            except Exception as error:  # noqa: BLE001  the next sweep does it all again
                 _log.warning("sweep failed", error=str(error))
         self._database.release_thread()
-

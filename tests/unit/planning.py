@@ -13,15 +13,8 @@ from iaflow.data.records import Decision, RunView, StepView
 from iaflow.data.status import END_OF_RUN, RunStatus, StepEnd, StepStatus
 from iaflow.pipeline.definition import parse_document
 from iaflow.pipeline.graph import Graph, build_graph
-from iaflow.pipeline.planner import (
-    Change,
-    Needs,
-    Plan,
-    RunStarted,
-    Snapshot,
-    StepEnded,
-    advance,
-)
+from iaflow.pipeline.planner import advance
+from iaflow.pipeline.plans import Change, Needs, Plan, RunStarted, Snapshot, StepEnded
 
 
 def compile_graph(document: Mapping[str, Any]) -> Graph:
@@ -63,7 +56,14 @@ class Run:
     def __init__(self, graph: Graph, parameters: Mapping[str, Any] | None = None) -> None:
         self.graph = graph
         self.view = RunView(
-            "run", RunStatus.RUNNING, 0, 0, 0, 0, 0, {**graph.definition.parameters, **(parameters or {})}
+            "run",
+            RunStatus.RUNNING,
+            0,
+            0,
+            0,
+            0,
+            0,
+            {**graph.definition.parameters, **(parameters or {})},
         )
         self.steps: dict[str, StepView] = {}
         self.ends: dict[str, StepEnd | None] = {}
@@ -134,7 +134,9 @@ class Run:
     def end(self, step_id: str, end: StepEnd = StepEnd.SUCCESS, output: Any = None) -> Plan:
         if end is StepEnd.SUCCESS and output is None:
             output = {"from": step_id}
-        error = None if end is StepEnd.SUCCESS else {"code": end.value, "message": "x", "attempts": 1}
+        error = (
+            None if end is StepEnd.SUCCESS else {"code": end.value, "message": "x", "attempts": 1}
+        )
         return self.apply(StepEnded(step_id, end, output=output, error=error))
 
     def finish(

@@ -407,6 +407,8 @@ def test_paths_point_to_where_they_are_written() -> None:
         (compare("a.x", "between", [1]), "condition_invalid", "/config/value", ""),
         (compare("a.x", "exists", "yes"), "condition_invalid", "/config/value", ""),
         (compare("a.x", "matches", "a" * 257), "pattern_invalid", "/config/value", ""),
+        (compare("a.x", "matches", "(a?){1000}(a){1000}" * 12), "pattern_invalid", "/config/value", "repeat"),
+        (compare("a.x", "matches", "\ud800"), "pattern_invalid", "/config/value", ""),
         (compare("a.x", "matches", "(a)\\1"), "pattern_invalid", "/config/value", "RE2"),
         (compare("a.x", "matches", value_source="b.y"), "condition_invalid", "/config/value_source", ""),
         ({"type": "function", "config": {"module": "m"}}, "key_missing", "/config", ""),

@@ -10,11 +10,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iaflow.data.status import END_OF_STEP, RunStatus, StepEnd
-from iaflow.pipeline.planner import RunCancelled, StepCancelled, StepDelayed, StepPaused
+from iaflow.pipeline.plans import (
+    RunCancelled,
+    StepCancelled,
+    StepDelayed,
+    StepEnded,
+    StepPaused,
+)
 from tests.unit.planning import Run, compile_graph, make_document
 
-FALSE = {"condition": {"type": "expression", "config": {"source": "parameters.no", "operator": "eq", "value": 1}}}
-BROKEN = {"condition": {"type": "expression", "config": {"source": "result.nothing", "operator": "eq", "value": 1}}}
+FALSE = {
+    "condition": {
+        "type": "expression",
+        "config": {"source": "parameters.no", "operator": "eq", "value": 1},
+    }
+}
+BROKEN = {
+    "condition": {
+        "type": "expression",
+        "config": {"source": "result.nothing", "operator": "eq", "value": 1},
+    }
+}
 NO = {"parameters": {"no": 0}}
 
 
@@ -57,7 +73,13 @@ def test_skips_cascade_through_joins_and_the_run_ends() -> None:
     edges = [("a", "b", FALSE), ("a", "c", FALSE), ("b", "d"), ("c", "d"), ("d", "e")]
     run = Run(compile_graph(make_document(edges, **NO)))
     run.end("a")
-    assert run.statuses == {"a": "succeeded", "b": "skipped", "c": "skipped", "d": "skipped", "e": "skipped"}
+    assert run.statuses == {
+        "a": "succeeded",
+        "b": "skipped",
+        "c": "skipped",
+        "d": "skipped",
+        "e": "skipped",
+    }
     assert run.view.status is RunStatus.SUCCEEDED
     assert run.decisions[4].reason["kind"] == "end"
 
@@ -135,13 +157,15 @@ def test_a_condition_error_can_be_handled() -> None:
 
 @pytest.mark.parametrize(
     ("conditions", "chosen"),
-    [
+    (
         (["parameter:no", "always", "always"], ["c"]),
         (["parameter:no", "otherwise", "parameter:no"], ["c"]),
         (["otherwise", "always", "always"], ["c"]),
-    ],
+    ),
 )
-def test_exclusive_routing_takes_the_first_true_transition(conditions: list[str], chosen: list[str]) -> None:
+def test_exclusive_routing_takes_the_first_true_transition(
+    conditions: list[str], chosen: list[str]
+) -> None:
     edges = [("a", name, {"condition": c}) for name, c in zip("bcd", conditions, strict=True)]
     run = Run(compile_graph(make_document(edges, steps={"a": {"routing": "exclusive"}}, **NO)))
     run.end("a")
@@ -170,7 +194,9 @@ def _ready_after_a(edges: list[Any], parameters: dict[str, Any]) -> list[str]:
 
 def test_n_of_m_runs_at_the_kth_and_ignores_later_ones() -> None:
     edges = [("a", x) for x in "bcd"] + [(x, "j") for x in "bcd"]
-    run = Run(compile_graph(make_document(edges, steps={"j": {"join": {"type": "n_of_m", "n": 2}}})))
+    run = Run(
+        compile_graph(make_document(edges, steps={"j": {"join": {"type": "n_of_m", "n": 2}}}))
+    )
     run.end("a")
     run.end("b")
     assert run.statuses["j"] == "pending"
@@ -188,7 +214,13 @@ def test_cancel_remaining_cancels_what_only_leads_to_the_join() -> None:
     run = Run(compile_graph(make_document(edges, steps={"j": join})))
     run.end("a")
     run.end("b")
-    assert run.statuses == {"a": "succeeded", "b": "succeeded", "c": "cancelled", "d": "ready", "j": "ready"}
+    assert run.statuses == {
+        "a": "succeeded",
+        "b": "succeeded",
+        "c": "cancelled",
+        "d": "ready",
+        "j": "ready",
+    }
 
 
 def test_all_success_is_skipped_as_soon_as_one_is_refused() -> None:
@@ -267,7 +299,11 @@ def plans(draw: Any) -> tuple[dict[str, Any], dict[str, StepEnd], dict[str, bool
     for target in range(1, size):
         sources = draw(st.sets(st.integers(0, target - 1), min_size=1, max_size=min(3, target)))
         for source in sorted(sources):
-            on = draw(st.sampled_from(["success", "success", "success", "failure", "completed", "skipped"]))
+            on = draw(
+                st.sampled_from(
+                    ["success", "success", "success", "failure", "completed", "skipped"]
+                )
+            )
             extra: dict[str, Any] = {"on": on}
             if draw(st.booleans()):
                 flag = f"f{len(flags)}"
@@ -275,7 +311,17 @@ def plans(draw: Any) -> tuple[dict[str, Any], dict[str, StepEnd], dict[str, bool
                 extra["condition"] = f"parameter:{flag}"
             edges.append((f"s{source}", f"s{target}", extra))
     ends = {
-        f"s{i}": draw(st.sampled_from([StepEnd.SUCCESS, StepEnd.SUCCESS, StepEnd.SUCCESS, StepEnd.FAILURE, StepEnd.SKIPPED]))
+        f"s{i}": draw(
+            st.sampled_from(
+                [
+                    StepEnd.SUCCESS,
+                    StepEnd.SUCCESS,
+                    StepEnd.SUCCESS,
+                    StepEnd.FAILURE,
+                    StepEnd.SKIPPED,
+                ]
+            )
+        )
         for i in range(size)
     }
     on_failure = draw(st.sampled_from(["run_independent", "run_independent", "fail_fast"]))
@@ -302,7 +348,11 @@ def expected_statuses(document: dict[str, Any], ends: dict[str, StepEnd]) -> dic
             }[on]
             flag = t.get("condition", "always").removeprefix("parameter:")
             taken = taken or (watched and flags.get(flag, True))
-        names = {StepEnd.SUCCESS: "succeeded", StepEnd.FAILURE: "failed", StepEnd.SKIPPED: "skipped"}
+        names = {
+            StepEnd.SUCCESS: "succeeded",
+            StepEnd.FAILURE: "failed",
+            StepEnd.SKIPPED: "skipped",
+        }
         found[step["id"]] = names[ends[step["id"]]] if taken else "skipped"
     return found
 
@@ -336,7 +386,9 @@ def test_every_run_ends_as_the_oracle_says(case: tuple[Any, Any, Any, int]) -> N
 
 @given(plans())
 @settings(max_examples=50, deadline=None)
-def test_the_same_change_on_the_same_snapshot_gives_the_same_plan(case: tuple[Any, Any, Any, int]) -> None:
+def test_the_same_change_on_the_same_snapshot_gives_the_same_plan(
+    case: tuple[Any, Any, Any, int],
+) -> None:
     document, ends, _, seed = case
     graph = compile_graph(document)
     run = Run(graph)
@@ -345,8 +397,6 @@ def test_the_same_change_on_the_same_snapshot_gives_the_same_plan(case: tuple[An
         step_id = rng.choice(run.ready)
         end = ends[step_id]
         output = {"x": 1} if end is StepEnd.SUCCESS else None
-        from iaflow.pipeline.planner import StepEnded
-
         change = StepEnded(step_id, end, output=output, error=None)
         assert run.plan(change) == run.plan(change)
         run.apply(change)
@@ -354,7 +404,9 @@ def test_the_same_change_on_the_same_snapshot_gives_the_same_plan(case: tuple[An
 
 @given(plans(), st.integers(0, 12))
 @settings(max_examples=50, deadline=None)
-def test_a_cancel_at_any_moment_leaves_nothing_unfinished(case: tuple[Any, Any, Any, int], moment: int) -> None:
+def test_a_cancel_at_any_moment_leaves_nothing_unfinished(
+    case: tuple[Any, Any, Any, int], moment: int
+) -> None:
     document, ends, _, seed = case
     run = Run(compile_graph(document))
     rng = random.Random(seed)

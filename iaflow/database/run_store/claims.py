@@ -38,14 +38,14 @@ class ClaimRow:
 
     Attributes:
         inputs: JSON text of inputs resolved by an earlier attempt; None if there are none.
-        outputs: step id to JSON text, of those asked for that succeeded.
+        outputs: step id to output, of those asked for that references may read.
     """
 
     attempt: int
     worker_losses: int
     ready_seq: int
     inputs: str | None
-    outputs: dict[str, str]
+    outputs: dict[str, Any]
 
 
 class ClaimStore:
@@ -71,9 +71,18 @@ class ClaimStore:
         The commit is not flushed: a claim that a crash loses is only a step that is ready
         again, and its token is never seen again. The outputs in `reads` come with it.
         """
-        given = {"run_id": task.run_id, "step_id": task.step_id, "item_index": task.index}
-        claim = {"token": token, "worker": worker, "started_at": now, "lease_until": lease_until}
-        asked = {"reads": dump_json(reads)}
+        given: dict[str, Any] = {
+            "run_id": task.run_id,
+            "step_id": task.step_id,
+            "item_index": task.index,
+        }
+        claim: dict[str, Any] = {
+            "token": token,
+            "worker": worker,
+            "started_at": now,
+            "lease_until": lease_until,
+        }
+        asked: dict[str, Any] = {"reads": dump_json(reads)}
         if self._database.dialect == POSTGRES:
             rows = self._database.fetch(self._sql.mark_running, **given, **claim, **asked)
         else:
@@ -86,7 +95,7 @@ class ClaimStore:
         if not rows:
             return None
         attempt, losses, ready_seq, inputs, outputs = rows[0][:5]
-        return ClaimRow(attempt, losses, ready_seq, inputs, dict(json.loads(outputs or "[]")))
+        return ClaimRow(attempt, losses, ready_seq, inputs, _parse(outputs))
 
     def extend_lease(
         self, run_id: str, step_id: str, index: int, *, token: str, lease_until: datetime
@@ -186,6 +195,10 @@ class LostClaim:
     token: str
     worker_losses: int
     worker: str | None
+
+
+def _parse(outputs: str | None) -> dict[str, Any]:
+    return {step_id: json.loads(text) for step_id, text in json.loads(outputs or "[]")}
 
 
 def _task(row: Row) -> StepTask:
@@ -308,7 +321,7 @@ class _Statements:
         self.stage_due = _stage(database, task, "iaflow_stage_due")
         self.stage_due_of_run = _stage(database, task, "iaflow_stage_due_of_run", of_run=True)
         self.mark_republished = _republish(database, task)
-        stale = (
+        stale: sa.Select[Any] = (
             sa.select(sa.literal_column("1"))
             .where(steps.c.status == ready, steps.c.published_at < bind("before"))
             .limit(bind("limit"))

@@ -244,7 +244,9 @@ class _Statements:
             .limit(bind("limit")),
         )
         self.read = Statement("iaflow_read_pause", sa.select(*columns).where(this))
-        self.read_key = Statement("iaflow_read_answer_key", sa.select(pauses.c.answer_key).where(this))
+        self.read_key = Statement(
+            "iaflow_read_answer_key", sa.select(pauses.c.answer_key).where(this)
+        )
         listed = sa.select(*columns).where(is_open).order_by(pauses.c.created_at)
         self.list_open = Statement("iaflow_list_open", listed.limit(bind("limit")))
         self.list_open_of_run = Statement(

@@ -86,9 +86,7 @@ class ReadStore:
         if not prefix or set(prefix) - set("0123456789abcdef-"):
             return []
         least, most = (_fill_uuid(prefix, digit) for digit in "0f")
-        rows = self._database.fetch(
-            self._sql.between, least=least, most=most, limit=limit
-        )
+        rows = self._database.fetch(self._sql.between, least=least, most=most, limit=limit)
         return [str(row[0]) for row in rows if str(row[0]).startswith(prefix)]
 
     def unfinished(self, limit: int = 1000) -> list[str]:

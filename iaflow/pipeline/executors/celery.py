@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from celery import Celery
-from kombu import Queue
+from kombu.entity import Queue
 from kombu.exceptions import ChannelError, OperationalError
 
 from iaflow.data.records import StepTask
@@ -83,7 +83,7 @@ class CeleryExecutor:
             with self._app.connection_for_read() as connection:
                 channel = connection.default_channel
                 declared = (channel.queue_declare(name, passive=True) for name in self._queues)
-                return sum(queue.message_count for queue in declared)
+                return sum(int(queue.message_count) for queue in declared)
         except (OperationalError, OSError, ChannelError):
             return None
 
@@ -137,7 +137,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "broker_transport_options": _transport_options(settings),
         # Queue names alone, no exchange: a flushed Redis then has no binding to lose.
         "task_default_queue": settings.queues[0],
-        "task_queues": [Queue(name) for name in settings.queues],
+        "task_queues": [_queue(name) for name in settings.queues],
         "task_create_missing_queues": True,
         # The sent event would bring the plain task name back in Flower's rows.
         "task_send_sent_event": False,
@@ -145,6 +145,10 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
     }
+
+
+def _queue(name: str) -> Any:
+    return Queue(name)  # type: ignore[no-untyped-call]
 
 
 def _transport_options(settings: Settings) -> dict[str, Any]:

@@ -70,12 +70,12 @@ class LocalExecutor:
         worker: str = "embedded",
         observe: Callable[[Observation], None] | None = None,
     ) -> None:
-        self._engine = engine
+        self.engine = engine
         self._loader = loader
         self._services = services
         self._worker = worker
         self._observe = observe
-        self._max_parallel = max_parallel
+        self.max_parallel = max_parallel
         self._heartbeat = Heartbeat(engine, engine.lease.total_seconds() / 3)
         self._attempts: set[Attempt] = set()
 
@@ -114,7 +114,7 @@ class LocalExecutor:
 
     async def execute(self, task: StepTask) -> Settled | None:
         """Claim, work and settle one step; None if it was not there to be claimed."""
-        claimed = self._engine.claim(task, self._worker)
+        claimed = self.engine.claim(task, self._worker)
         if claimed is None:
             return None
         attempt = Attempt(
@@ -132,14 +132,14 @@ class LocalExecutor:
             outcome = await attempt.run()
         except asyncio.CancelledError:
             # This process stops in good order: the step goes back, no attempt is burned.
-            self._engine.settle(claimed, Released("the process was stopped"))
+            self.engine.settle(claimed, Released("the process was stopped"))
             raise
         finally:
             self._attempts.discard(attempt)
             self._heartbeat.forget(attempt)
         if outcome is None:
             return None
-        settled = self._engine.settle(claimed, outcome)
+        settled = self.engine.settle(claimed, outcome)
         seconds = time.monotonic() - began
         self._tell(_observe_end(task, number, outcome, settled, seconds))
         return settled
@@ -175,9 +175,9 @@ class _Drive:
 
     def __init__(self, executor: LocalExecutor, run_id: str) -> None:
         self._executor = executor
-        self._engine = executor._engine
+        self._engine = executor.engine
         self._run_id = run_id
-        self._slots = executor._max_parallel
+        self._slots = executor.max_parallel
         self._queue: list[StepTask] = []
         self._working: set[asyncio.Task[Settled | None]] = set()
         self._retry_at: datetime | None = None

@@ -1,0 +1,152 @@
+"""``python -m benchmarks [--json] [--rounds N] [--events] [W1 W2 W3 W4]``.
+
+Decides what is printed; never what is measured. Called from a shell and by the smoke test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+from benchmarks.workloads import Comparison, Sizes, measure_embedded, measure_on_workers
+from tests.servers import ServerRoom
+
+__all__ = ["main"]
+
+ON_WORKERS = ("W1", "W2", "W3")
+ALL = (*ON_WORKERS, "W4")
+PACKAGES = ("celery", "kombu", "redis", "psycopg2-binary", "SQLAlchemy")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, and return 0; 1 if a bar was missed and `--check` asked for them."""
+    asked = read_arguments(argv)
+    sizes = Sizes(asked.chain, asked.short_chain, asked.runs, asked.width)
+    room = ServerRoom()
+    try:
+        compared, counted = measure(room, asked, sizes)
+    finally:
+        room.close()
+    if asked.json:
+        for one in compared:
+            print(json.dumps(describe(one)))
+        if counted:
+            print(json.dumps({"workload": "per-step", **counted}))
+    else:
+        print_table(compared, counted)
+    return int(asked.check and any(one.passes is False for one in compared))
+
+
+def measure(
+    room: ServerRoom, asked: argparse.Namespace, sizes: Sizes
+) -> tuple[list[Comparison], dict[str, float]]:
+    """Measure all that was asked for."""
+    compared: list[Comparison] = []
+    counted: dict[str, float] = {}
+    on_workers = [name for name in asked.workloads if name in ON_WORKERS]
+    for events in (False, True) if asked.events else (False,):
+        if on_workers:
+            more, counted = measure_on_workers(
+                room,
+                on_workers,
+                sizes=sizes,
+                rounds=asked.rounds,
+                events=events,
+                worker_args=("--pool", asked.pool),
+            )
+            compared += more
+    if "W4" in asked.workloads:
+        folder = room.make_directory("embedded")
+        compared += measure_embedded(folder, sizes=sizes, rounds=asked.rounds)
+    return compared, counted
+
+
+def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"of {', '.join(ALL)}")
+    parser.add_argument("--json", action="store_true", help="one JSON line per comparison")
+    parser.add_argument("--rounds", type=int, default=7, help="quiet rounds wanted (default 7)")
+    parser.add_argument("--events", action="store_true", help="measure with task events on too")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
+    parser.add_argument("--pool", default="prefork", choices=("prefork", "threads"))
+    for name, size in (("chain", 100), ("short-chain", 10), ("runs", 200), ("width", 500)):
+        parser.add_argument(f"--{name}", type=int, default=size, help=f"size (default {size})")
+    asked = parser.parse_args(argv)
+    asked.workloads = asked.workloads or ["W1", "W2"]
+    unknown = sorted(set(asked.workloads) - set(ALL))
+    if unknown:
+        parser.error(f"there is no workload {', '.join(unknown)}; there are {', '.join(ALL)}")
+    return asked
+
+
+def describe(one: Comparison) -> dict[str, Any]:
+    """Return a comparison as an object of JSON."""
+    return {
+        "workload": one.workload.name,
+        "reference": one.reference,
+        "ratio": round(one.ratio, 3),
+        "iaflow": round(one.iaflow, 4),
+        "peer": round(one.peer, 4),
+        "unit": one.workload.unit,
+        "more_is_better": one.workload.more_is_better,
+        "bar": one.bar,
+        "next_bar": one.next_bar,
+        "passes": one.passes,
+        "cpu_ratio": None if one.cpu_ratio is None else round(one.cpu_ratio, 2),
+        "events": one.events,
+        "n": one.n,
+        "rounds_measured": one.rounds_measured,
+        "foreign": None if one.foreign is None else round(one.foreign, 3),
+        "load1": round(os.getloadavg()[0], 2),
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "python": sys.version.split()[0],
+    }
+
+
+def print_table(compared: Sequence[Comparison], counted: dict[str, float]) -> None:
+    """Print the comparisons for people."""
+    head = (
+        "workload",
+        "reference",
+        "iaflow",
+        "peer",
+        "unit",
+        "ratio",
+        "bar",
+        "",
+        "cpu",
+        "n",
+        "foreign",
+    )
+    rows = [head, *(make_row(one) for one in compared)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    for row in rows:
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+    if counted:
+        print("iaflow sends per step:", ", ".join(f"{v:.2f} {k}" for k, v in counted.items()))
+
+
+def make_row(one: Comparison) -> tuple[str, ...]:
+    sign = ">=" if one.workload.more_is_better else "<="
+    verdict = {True: "met", False: "MISSED", None: ""}[one.passes]
+    return (
+        one.workload.name + (" events" if one.events else ""),
+        one.reference,
+        f"{one.iaflow:.3f}",
+        f"{one.peer:.3f}",
+        one.workload.unit,
+        f"{one.ratio:.2f}",
+        "" if one.bar is None else f"{sign} {one.bar:g}",
+        verdict,
+        "" if one.cpu_ratio is None else f"{one.cpu_ratio:.2f}",
+        f"{one.n}/{one.rounds_measured}",
+        "" if one.foreign is None else f"{one.foreign:.0%}",
+    )

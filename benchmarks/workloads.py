@@ -1,0 +1,273 @@
+"""The workloads: who is measured at what, in which order, and what comes of it.
+
+Decides rounds, warm-up and which rounds count; never how a contender works. Used by `run`.
+
+All contenders of a workload stand ready at once and take turns, one round each, in an order
+that moves on by one every round. A round in which others used more than a tenth of the machine
+is measured again, up to three times the rounds asked for; the least disturbed ones count.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.contenders import Canvas, Contender, Floor, Iaflow, Stage
+from benchmarks.embedded import BareLoop, Embedded, count_statements
+from benchmarks.meter import Meter
+from tests.servers import ServerRoom
+
+__all__ = ["Comparison", "Sizes", "Workload", "measure_embedded", "measure_on_workers"]
+
+MOST_FOREIGN = 0.10
+MOST_TURNS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large the workloads are; the defaults are those of the figures that count."""
+
+    chain: int = 100
+    short_chain: int = 10
+    runs: int = 200
+    width: int = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """
+    What is measured and what it is called.
+
+    Attributes:
+        more_is_better: whether a higher figure is the better one.
+        bars: reference to (the bar, the bar after it): a ratio to be met.
+    """
+
+    name: str
+    title: str
+    unit: str
+    more_is_better: bool = False
+    bars: Mapping[str, tuple[float, float | None]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """
+    iaflow beside one reference, from the same rounds.
+
+    Attributes:
+        ratio: iaflow's median over the peer's.
+        cpu_ratio: the same of CPU time per step; None where it was not measured.
+        foreign: the largest share of the machine that others used in a round that counts.
+        rounds_measured: those that count (`n`) and those that do not.
+    """
+
+    workload: Workload
+    reference: str
+    iaflow: float
+    peer: float
+    n: int
+    rounds_measured: int
+    cpu_ratio: float | None
+    foreign: float | None
+    events: bool = False
+
+    @property
+    def ratio(self) -> float:
+        """iaflow's figure over the peer's."""
+        return self.iaflow / self.peer
+
+    @property
+    def bar(self) -> float | None:
+        """The ratio to be met; None where none was set."""
+        return self.workload.bars.get(self.reference, (None, None))[0]
+
+    @property
+    def next_bar(self) -> float | None:
+        """The ratio to be met after that."""
+        return self.workload.bars.get(self.reference, (None, None))[1]
+
+    @property
+    def passes(self) -> bool | None:
+        """Whether the bar is met; None where there is none."""
+        if self.bar is None:
+            return None
+        return self.ratio >= self.bar if self.workload.more_is_better else self.ratio <= self.bar
+
+
+W1 = Workload(
+    "W1",
+    "one run of a 100-step chain",
+    "ms/step",
+    bars={"celery-canvas": (1.0, None), "celery-self": (1.3, None)},
+)
+W2 = Workload(
+    "W2",
+    "200 runs of a 10-step chain at once, 2 worker processes",
+    "steps/s",
+    more_is_better=True,
+    bars={"celery-canvas": (1.0, None), "celery-self": (0.95, None)},
+)
+W3 = Workload("W3", "1 -> 500 -> 1", "s", bars={"celery-canvas": (0.5, None)})
+W4_FULL = Workload(
+    "W4-sqlite-full",
+    "100-step chain in one process, SQLite FULL",
+    "ms/step",
+    bars={"bare-sqlite": (2.5, 1.5)},
+)
+W4_MEMORY = Workload("W4-memory", "100-step chain in one process, in memory", "ms/step")
+
+
+@dataclass(slots=True)
+class _Sample:
+    figure: float
+    cpu: float | None
+    foreign: float | None
+
+
+def measure_on_workers(
+    room: ServerRoom,
+    names: list[str],
+    *,
+    sizes: Sizes,
+    rounds: int,
+    events: bool = False,
+    worker_args: tuple[str, ...] = (),
+) -> tuple[list[Comparison], dict[str, float]]:
+    """
+    Measure the named ones of W1, W2 and W3 on Celery workers.
+
+    Returns:
+        The comparisons, and what a step of iaflow sends to Postgres (see `count_statements`).
+    """
+    stage = Stage(room, events=events, worker_args=worker_args)
+    compared: list[Comparison] = []
+    with ExitStack() as stack:
+        floor, canvas, ours = (
+            stack.enter_context(_closing(make(stage))) for make in (Floor, Canvas, Iaflow)
+        )
+        for contender in (floor, canvas, ours):
+            contender.run_chains(min(20, sizes.chain), min(8, sizes.runs))
+        for name in names:
+            workload, steps, work = _find(name, sizes)
+            contenders = [canvas, ours] if workload is W3 else [floor, canvas, ours]
+            turns = {
+                contender.name: _turn(workload, steps, contender, work) for contender in contenders
+            }
+            compared += compare(workload, turns, rounds, events=events)
+    counted = count_statements(stage.postgres.create_database(prefix="benchmark"), sizes.chain)
+    return compared, counted
+
+
+def measure_embedded(folder: Path, *, sizes: Sizes, rounds: int) -> list[Comparison]:
+    """Measure W4: SQLite with synchronous FULL, and in memory, each beside its bare floor."""
+    compared: list[Comparison] = []
+    for workload, stem in ((W4_FULL, "full"), (W4_MEMORY, None)):
+        files = [folder / f"{stem}-{part}.db" if stem else None for part in ("a", "b", "c")]
+        with ExitStack() as stack:
+            chains = {
+                "iaflow": stack.enter_context(_closing(Embedded(files[0]))),
+                "bare-sqlite": stack.enter_context(_closing(BareLoop(files[1]))),
+                "bare-sqlite-claims": stack.enter_context(
+                    _closing(BareLoop(files[2], claims=True))
+                ),
+            }
+            for one in chains.values():
+                one.run_chain(sizes.chain)
+            turns = {
+                name: _timed(workload, sizes.chain, lambda one=one: one.run_chain(sizes.chain))
+                for name, one in chains.items()
+            }
+            compared += compare(workload, turns, rounds)
+    return compared
+
+
+def compare(
+    workload: Workload,
+    turns: Mapping[str, Callable[[], _Sample]],
+    rounds: int,
+    *,
+    events: bool = False,
+) -> list[Comparison]:
+    """Let all take their turns until enough rounds were quiet, and set iaflow beside each."""
+    done: list[dict[str, _Sample]] = []
+    order = list(turns)
+    while len(done) < MOST_TURNS * rounds:
+        done.append({name: turns[name]() for name in order})
+        order = order[1:] + order[:1]
+        if sum(_disturbance(one) <= MOST_FOREIGN for one in done) >= rounds:
+            break
+    counted = sorted(done, key=_disturbance)[:rounds]
+    ours = [one["iaflow"] for one in counted]
+    return [
+        Comparison(
+            workload=workload,
+            reference=name,
+            iaflow=statistics.median(sample.figure for sample in ours),
+            peer=statistics.median(one[name].figure for one in counted),
+            n=len(counted),
+            rounds_measured=len(done),
+            cpu_ratio=_cpu_ratio(ours, [one[name] for one in counted]),
+            foreign=None if ours[0].foreign is None else max(map(_disturbance, counted)),
+            events=events,
+        )
+        for name in turns
+        if name != "iaflow"
+    ]
+
+
+def _find(name: str, sizes: Sizes) -> tuple[Workload, int, Callable[[Contender], None]]:
+    match name:
+        case "W1":
+            return W1, sizes.chain, lambda who: who.run_chains(sizes.chain, 1)
+        case "W2":
+            steps = sizes.short_chain * sizes.runs
+            return W2, steps, lambda who: who.run_chains(sizes.short_chain, sizes.runs)
+        case "W3":
+            return W3, sizes.width + 2, lambda who: who.run_fan(sizes.width)
+        case _:
+            raise ValueError(f"{name} is no workload on workers")
+
+
+def _turn(
+    workload: Workload, steps: int, contender: Contender, work: Callable[[Contender], None]
+) -> Callable[[], _Sample]:
+    return _timed(workload, steps, lambda: work(contender))
+
+
+def _timed(workload: Workload, steps: int, work: Callable[[], None]) -> Callable[[], _Sample]:
+    def take_turn() -> _Sample:
+        with Meter() as meter:
+            work()
+        match workload.unit:
+            case "ms/step":
+                figure = meter.seconds / steps * 1000
+            case "steps/s":
+                figure = steps / meter.seconds
+            case _:
+                figure = meter.seconds
+        cpu = None if meter.cpu_seconds is None else meter.cpu_seconds / steps * 1000
+        return _Sample(figure, cpu, meter.foreign)
+
+    return take_turn
+
+
+def _disturbance(samples: Mapping[str, _Sample]) -> float:
+    return max(sample.foreign or 0.0 for sample in samples.values())
+
+
+def _cpu_ratio(ours: list[_Sample], theirs: list[_Sample]) -> float | None:
+    # Means: the kernel counts in ticks of 10 ms, too coarse for the median of short rounds.
+    total = sum(sample.cpu or 0.0 for sample in theirs)
+    return sum(sample.cpu or 0.0 for sample in ours) / total if total else None
+
+
+@contextmanager
+def _closing(thing: Contender | Embedded | BareLoop) -> Iterator[Contender | Embedded | BareLoop]:
+    try:
+        yield thing
+    finally:
+        thing.close()

@@ -1,0 +1,151 @@
+"""Commands for operators: `db`, `worker`, `doctor`.
+
+Decides how the state of a deployment is shown and which program a worker is; never works on
+a step itself. Called through `main`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import rich_click as click
+
+from iaflow.cli.exits import ExitCode
+from iaflow.cli.inputs import db_option, json_option
+from iaflow.cli.opening import put_folder_on_path, read_settings
+from iaflow.cli.terminal import (
+    errors,
+    guard_stdout,
+    hint,
+    line,
+    results,
+    status_text,
+    table,
+    write_json,
+)
+from iaflow.errors import SettingsRefused
+
+__all__ = ["db", "doctor", "worker"]
+
+
+@click.group()
+def db() -> None:
+    """Look after the database's schema."""
+
+
+@db.command()
+@db_option
+@json_option
+def upgrade(db: str | None, as_json: bool) -> int:
+    """Bring the tables to what this version of iaflow works on; does nothing if they are."""
+    settings = read_settings(db)
+    from iaflow.database import migrator
+
+    before = migrator.check(settings.database_url, schema=settings.schema_name)
+    migrator.upgrade(settings.database_url, schema=settings.schema_name)
+    state = migrator.check(settings.database_url, schema=settings.schema_name)
+    if as_json:
+        write_json({"before": before.current, "current": state.current, "head": state.head})
+    elif before.current == state.current:
+        errors().print(line(status_text("ok"), f"  {state.message}"), soft_wrap=True)
+    else:
+        came = f"{before.current or 'no tables'} → {state.current}"
+        errors().print(line(status_text("ok"), f"  upgraded: {came}"), soft_wrap=True)
+    return ExitCode.DONE
+
+
+@db.command()
+@db_option
+@json_option
+def check(db: str | None, as_json: bool) -> int:
+    """Say whether the tables are what this version of iaflow works on; changes nothing."""
+    settings = read_settings(db)
+    from iaflow.database import migrator
+
+    state = migrator.check(settings.database_url, schema=settings.schema_name)
+    if as_json:
+        write_json(
+            {
+                "current": state.current,
+                "head": state.head,
+                "is_current": state.is_current,
+                "message": state.message,
+            }
+        )
+    else:
+        verdict = status_text("ok" if state.is_current else "fail")
+        results().print(line(verdict, f"  {state.message}"), soft_wrap=True)
+    return ExitCode.DONE if state.is_current else ExitCode.USAGE
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("celery_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- CELERY OPTIONS]")
+@click.option("--db", metavar="URL", help="Database (else IAFLOW_DATABASE_URL).")
+def worker(celery_args: tuple[str, ...], db: str | None) -> int:
+    """
+    Become a Celery worker that executes steps.
+
+    The app is workers.app of the current folder if there is one, else iaflow's own. What stands
+    behind -- goes to Celery: iaflow worker -- --concurrency 8 --loglevel INFO
+    """
+    settings = read_settings(db)
+    if settings.broker_url is None:
+        raise SettingsRefused(
+            "a worker needs a broker: set IAFLOW_BROKER_URL, such as redis://localhost:6379/0"
+        )
+    if db is not None:
+        os.environ["IAFLOW_DATABASE_URL"] = db
+    sys.stdout.flush()
+    arguments = [sys.executable, "-m", "celery", "-A", find_worker_app(Path.cwd()), "worker"]
+    # Workers need not know of each other: all that they share is in the database.
+    # A list of arguments of our own making; the user's own shell has read the rest.
+    os.execv(  # noqa: S606
+        sys.executable, [*arguments, "--without-gossip", "--without-mingle", *celery_args]
+    )
+
+
+def find_worker_app(folder: Path) -> str:
+    """Return the name of the worker's app: the deployment's own if `folder` has one."""
+    return "workers.app" if (folder / "workers" / "app.py").is_file() else "iaflow.worker.app:app"
+
+
+@click.command()
+@click.option("--import", "do_import", is_flag=True, help="Import the modules steps may come from.")
+@db_option
+@json_option
+def doctor(do_import: bool, db: str | None, as_json: bool) -> int:
+    """
+    Look whether everything is in place: settings, database, broker, modules, clocks.
+
+    Exits with 1 if anything must be mended.
+    """
+    from iaflow.cli.diagnosing import find_all, list_settings
+
+    settings = read_settings(db)
+    put_folder_on_path()
+    listed = list_settings(settings, db=db)
+    with guard_stdout(as_json):
+        findings = list(find_all(settings, do_import=do_import))
+    failed = any(finding.verdict == "fail" for finding in findings)
+    if as_json:
+        write_json(
+            {
+                "ok": not failed,
+                "settings": listed,
+                "findings": [finding.as_json() for finding in findings],
+            }
+        )
+        return ExitCode.RUN_FAILED if failed else ExitCode.DONE
+    console = results()
+    rows = [[one["name"], one["value"], one["source"]] for one in listed]
+    for row in table(["setting", "value", "source"], rows):
+        console.print(row, soft_wrap=True)
+    console.print()
+    for finding in findings:
+        verdict = status_text(finding.verdict, width=4)
+        console.print(line(verdict, f"  {finding.name:<10}  {finding.message}"), soft_wrap=True)
+        if finding.advice:
+            console.print(line(" " * 18, hint(finding.advice)), soft_wrap=True)
+    return ExitCode.RUN_FAILED if failed else ExitCode.DONE

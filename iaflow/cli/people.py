@@ -1,0 +1,170 @@
+"""Commands for people: `inbox`, `answer`.
+
+Decides how questions are shown and answers are taken; never whether an answer fits. Called
+through `main`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from iaflow.cli.asking import ask_answer
+from iaflow.cli.driving import drive_and_finish, wait_and_finish
+from iaflow.cli.exits import ExitCode
+from iaflow.cli.inputs import db_option, json_option, read_answer
+from iaflow.cli.opening import folders_of, open_app, read_user
+from iaflow.cli.results import answer_command, quote_db, show_question
+from iaflow.cli.terminal import (
+    errors,
+    format_age,
+    format_instant,
+    hint,
+    is_interactive,
+    line,
+    results,
+    table,
+    write_json,
+)
+from iaflow.clock import SystemClock
+from iaflow.errors import Conflict
+
+if TYPE_CHECKING:
+    from iaflow.bootstrap import Application
+    from iaflow.data.records import PauseRecord
+
+__all__ = ["answer", "inbox"]
+
+
+@click.command()
+@click.option("--run", "run_id", metavar="RUN", help="Only the questions of this run.")
+@db_option
+@json_option
+def inbox(run_id: str | None, db: str | None, as_json: bool) -> int:
+    """List the questions that wait for people, the oldest first."""
+    with open_app(db) as app:
+        pauses = app.client.inbox(app.client.find(run_id) if run_id else None)
+    if as_json:
+        write_json([_describe_pause(pause) for pause in pauses])
+    elif not pauses:
+        errors().print(line("no question is open"))
+    else:
+        now = SystemClock().now()
+        rows = [
+            [
+                pause.pause_id,
+                str(pause.ui_schema.get("title") or pause.step_id),
+                f"{pause.slug} / {pause.step_id}",
+                format_age(pause.created_at, now),
+                format_age(pause.expires_at, now) if pause.expires_at else "",
+            ]
+            for pause in pauses
+        ]
+        for row in table(["question", "title", "pipeline / step", "asked", "expires"], rows):
+            results().print(row, soft_wrap=True)
+        advice = answer_command(_describe_pause(pauses[0]), db=db)
+        errors().print(hint(f"answer the first:  {advice}"), soft_wrap=True)
+    return ExitCode.DONE
+
+
+@click.command()
+@click.argument("pause_id", metavar="PAUSE")
+@click.option(
+    "--set",
+    "given",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="The answer to a field; repeat it for other fields, and for a list of choices.",
+)
+@click.option("--as", "name", metavar="NAME", help="Who answers; else the user of this terminal.")
+@click.option("--key", metavar="KEY", help="Idempotency key: sent again, it gets the same reply.")
+@click.option("--wait", is_flag=True, help="With workers: wait until the run ends or waits again.")
+@db_option
+@json_option
+def answer(
+    pause_id: str,
+    given: tuple[str, ...],
+    name: str | None,
+    key: str | None,
+    wait: bool,
+    db: str | None,
+    as_json: bool,
+) -> int:
+    """
+    Answer a question, and let its run go on.
+
+    Without --set the fields are asked for at the terminal. Without a broker this process drives
+    the run on, to its end or to the next question. PAUSE is an id from `iaflow inbox`, or the
+    beginning of one.
+    """
+    with open_app(db) as app:
+        pause = _find_pause(app, pause_id)
+        if not given and is_interactive() and pause.ui_schema.get("fields"):
+            show_question(_describe_pause(pause), db=db, advise=False)
+            answered = ask_answer(pause.ui_schema)
+        else:
+            answered = read_answer(pause.ui_schema, given)
+        settled = app.client.answer(
+            pause.pause_id,
+            answered,
+            answered_by=name or read_user(),
+            key=key,
+            # What was read is what is answered: a question that changes meanwhile is refused.
+            digest=pause.digest,
+        )
+        if not as_json:
+            errors().print(line(("✓ ", "green"), f"answered {pause.step_id}"), soft_wrap=True)
+        if settled is None:
+            return _hand_on(app, pause, wait=wait, db=db, as_json=as_json)
+        return drive_and_finish(
+            app,
+            pause.run_id,
+            settled.tasks,
+            folders=folders_of(app, app.client.run(pause.run_id)),
+            as_json=as_json,
+            db=db,
+        )
+
+
+def _hand_on(
+    app: Application, pause: PauseRecord, *, wait: bool, db: str | None, as_json: bool
+) -> int:
+    """Leave the rest of the run to the workers, which were told."""
+    if wait:
+        return wait_and_finish(app, pause.run_id, as_json=as_json, db=db, past=pause.pause_id)
+    if as_json:
+        status = str(app.client.run(pause.run_id).status)
+        write_json({"run_id": pause.run_id, "status": status, "pause_id": pause.pause_id})
+    else:
+        advice = f"the workers go on with it; look with:  iaflow show {pause.run_id}{quote_db(db)}"
+        errors().print(hint(advice), soft_wrap=True)
+    return ExitCode.DONE
+
+
+def _find_pause(app: Application, prefix: str) -> PauseRecord:
+    """Return the question of that id, or the one open question whose id begins so."""
+    if len(prefix) < 36:
+        found = [p for p in app.client.inbox() if p.pause_id.startswith(prefix.lower())]
+        if len(found) > 1:
+            raise Conflict(
+                f"{len(found)} open questions begin with {prefix!r}: write more of the id"
+            )
+        if found:
+            return found[0]
+    return app.client.pause(prefix)
+
+
+def _describe_pause(pause: PauseRecord) -> Mapping[str, Any]:
+    return {
+        "pause_id": pause.pause_id,
+        "run_id": pause.run_id,
+        "step_id": pause.step_id,
+        "slug": pause.slug,
+        "ui_schema": dict(pause.ui_schema),
+        "shown": dict(pause.shown) if pause.shown else {},
+        "digest": pause.digest,
+        "created_at": format_instant(pause.created_at),
+        "expires_at": format_instant(pause.expires_at),
+    }
