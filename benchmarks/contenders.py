@@ -61,7 +61,7 @@ class Stage:
         self.events = events
         self.worker_args = worker_args
         self.notes_url = self.redis.database_url(15)
-        self.notes = redis.Redis.from_url(self.notes_url)
+        self.notes = redis.Redis.from_url(self.notes_url, socket_timeout=WAIT_SECONDS + 5)
         self._databases = 0
 
     def take_broker(self) -> str:

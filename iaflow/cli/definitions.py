@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
@@ -17,10 +17,12 @@ from iaflow.cli.opening import open_app, read_settings
 from iaflow.cli.reading_files import Unreadable, read_definition, read_text
 from iaflow.cli.terminal import errors, hint, line, results, table, write_json, write_json_line
 from iaflow.concurrency import run_async
-from iaflow.errors import NotFound, Problem
+from iaflow.errors import DefinitionRefused, NotFound, Problem
 
 if TYPE_CHECKING:
+    from iaflow.bootstrap import Application
     from iaflow.pipeline.graph import Graph
+    from iaflow.pipeline.importer import ImportReport
 
 __all__ = ["graph", "import_", "pipelines", "validate"]
 
@@ -125,23 +127,50 @@ def import_(path: Path, db: str | None, as_json: bool) -> int:
     if not path.exists():
         raise Unreadable(f"cannot read {path}: there is no such file or folder")
     with open_app(db) as app:
-        from iaflow.pipeline.importer import PipelineImportService
-
-        service = PipelineImportService(app.database, pipelines_dir=path)
-        report = run_async(service.import_all_pipelines())
-        if as_json:
-            write_json(_describe_report(report))
-        else:
-            _show_report(report)
-        return ExitCode.DEFINITION_REFUSED if report.refused else ExitCode.DONE
+        report = run_async(_import(app, path, is_folder=path.is_dir()))
+    if as_json:
+        write_json(report.as_json())
+    else:
+        _show_report(report)
+    return ExitCode.DEFINITION_REFUSED if report.refused else ExitCode.DONE
 
 
-def _describe_report(report: Any) -> dict[str, Any]:
-    return {"imported": list(report.imported), "unchanged": list(report.unchanged), "refused": {}}
+async def _import(app: Application, path: Path, *, is_folder: bool) -> ImportReport:
+    from iaflow.pipeline.importer import ImportReport, PipelineImportService, RefusedFile
+
+    service = PipelineImportService(
+        app.database,
+        path if is_folder else path.parent,
+        clock=app.engine.clock,
+        queues=app.settings.queues,
+        max_bytes=app.settings.max_definition_bytes,
+    )
+    if is_folder:
+        return await service.import_all_pipelines()
+    try:
+        one = await service.import_file(path)
+    except DefinitionRefused as error:
+        return ImportReport((), (), (RefusedFile(str(path), error.problems),))
+    return ImportReport((one,), (), ()) if one.is_new else ImportReport((), (one,), ())
 
 
-def _show_report(report: Any) -> None:
-    pass
+def _show_report(report: ImportReport) -> None:
+    console = results()
+    kept = [("✓ imported ", "green", one) for one in report.imported]
+    kept += [("· unchanged", "dim", one) for one in report.unchanged]
+    for word, style, one in kept:
+        console.print(
+            line((word, style), f"  {one.slug}", (f"  {one.file}", "dim")), soft_wrap=True
+        )
+    for refused in report.refused:
+        console.print(line(("✗ refused  ", "red"), f"  {refused.file}"), soft_wrap=True)
+        for problem in refused.problems:
+            _show_problem(problem, "error", "red")
+    if not kept and not report.refused:
+        errors().print(hint("there is no definition (*.json) in this folder"), soft_wrap=True)
+    if report.imported:
+        advice = f"run one with:  iaflow start {report.imported[0].slug}"
+        errors().print(hint(advice), soft_wrap=True)
 
 
 @click.command()

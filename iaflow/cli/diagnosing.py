@@ -230,7 +230,8 @@ def _judge_policy(client: Any) -> Finding:
 def _connect(url: str) -> None:
     from kombu.connection import Connection
 
-    with Connection(url, connect_timeout=CONNECT_SECONDS) as connection:
+    open_connection: Callable[..., Any] = Connection
+    with open_connection(url, connect_timeout=CONNECT_SECONDS) as connection:
         connection.ensure_connection(max_retries=1, timeout=CONNECT_SECONDS)
 
 

@@ -48,9 +48,7 @@ FRAMES_SHOWN: Final = 12
 """Lines of a step's traceback that are shown: the end, where the step's own code stands."""
 
 # The frames between the engine and a step: its attempt, and the thread of a plain `def work`.
-_IS_OURS: Final = re.compile(
-    r"[/\\](iaflow[/\\]pipeline|asyncio|concurrent[/\\]futures)[/\\]"
-)
+_IS_OURS: Final = re.compile(r"[/\\](iaflow[/\\]pipeline|asyncio|concurrent[/\\]futures)[/\\]")
 
 _EXAMPLES: Final[Mapping[str, str]] = {
     "number": "1.5",

@@ -6,6 +6,7 @@ Decides which verb of the client each is; never drives a run itself. Called thro
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
@@ -15,9 +16,13 @@ from iaflow.cli.inputs import db_option, input_option, json_option, read_inputs
 from iaflow.cli.opening import folders_of, open_app, read_user
 from iaflow.cli.reading_files import read_definition
 from iaflow.cli.results import describe_run, finish, quote_db
-from iaflow.cli.terminal import errors, hint, line, status_text, write_json
-from iaflow.data.status import END_OF_RUN, RunStatus
+from iaflow.cli.terminal import errors, format_seconds, hint, line, status_text, write_json
+from iaflow.data.status import END_OF_RUN, RunStatus, StepStatus
 from iaflow.errors import Conflict
+
+if TYPE_CHECKING:
+    from iaflow.bootstrap import Application
+    from iaflow.data.records import RunRecord
 
 __all__ = ["cancel", "resume", "run", "start"]
 
@@ -153,36 +158,48 @@ def resume(run_id: str | None, db: str | None, as_json: bool) -> int:
     """
     with open_app(db, here=True) as app:
         ids = app.client.unfinished() if run_id is None else [app.client.find(run_id)]
-        results = []
+        if not ids and not as_json:
+            errors().print(line("nothing to resume: every run has ended"))
+        described = []
         codes = {ExitCode.DONE}
         for one in ids:
-            record = app.client.run(one)
-            if not as_json:
-                errors().print(
-                    line(
-                        "found run ",
-                        (one, "bold"),
-                        f"  {record.slug}  ",
-                        status_text(str(record.status)),
-                    ),
-                    soft_wrap=True,
-                )
-            folders = folders_of(app, record)
-            if record.status not in END_OF_RUN:
-                seconds = drive(app, one, folders=folders, as_json=as_json, db=db)
-            else:
-                seconds = None
-            record = app.client.run(one)
-            codes.add(code_of_status(record.status))
-            if as_json:
-                results.append(describe_run(app, record))
-            else:
-                finish(app, one, as_json=False, db=db, seconds=seconds)
+            codes.add(_take_up(app, one, as_json=as_json, db=db))
+            described.append(describe_run(app, app.client.run(one)))
         if as_json:
-            write_json(results)
-        elif not ids:
-            errors().print(line("nothing to resume: every run has ended"))
+            write_json(described)
         return _worst(codes)
+
+
+def _take_up(app: Application, run_id: str, *, as_json: bool, db: str | None) -> ExitCode:
+    """Say what was found of a run, drive it, and show how it stands then."""
+    record = app.client.run(run_id)
+    if not as_json:
+        _show_found(app, record)
+    seconds = None
+    if record.status not in END_OF_RUN:
+        folders = folders_of(app, record)
+        seconds = drive(app, run_id, folders=folders, as_json=as_json, db=db)
+    if as_json:
+        return code_of_status(app.client.run(run_id).status)
+    return ExitCode(finish(app, run_id, as_json=False, db=db, seconds=seconds))
+
+
+def _show_found(app: Application, record: RunRecord) -> None:
+    console = errors()
+    status = status_text(str(record.status))
+    console.print(
+        line(status, ("  run ", "dim"), record.run_id, f"  {record.slug}"), soft_wrap=True
+    )
+    lease = format_seconds(app.settings.lease_seconds)
+    for step in app.client.steps(record.run_id):
+        if step.status is StepStatus.RUNNING:
+            console.print(
+                hint(
+                    f"step {step.step_id} is held by worker {step.worker}; if that is lost, it "
+                    f"is taken over when its lease ends, in {lease} at most"
+                ),
+                soft_wrap=True,
+            )
 
 
 def _worst(codes: set[ExitCode]) -> ExitCode:

@@ -29,6 +29,8 @@ FRAMES: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 REFRESHES_PER_SECOND: Final = 12
 BAR_CELLS: Final = 20
 LONGEST_ID: Final = 40
+LONGEST_MESSAGE: Final = 100
+"""Letters of a message in a step's line; the end of the run, and `show`, say it in full."""
 ROWS_SHOWN: Final = 12
 """Working steps shown at once; beyond them only their number."""
 
@@ -62,7 +64,7 @@ def step_line(seen: Seen, width: int) -> Text:
     if seen.attempt > 1 or seen.status == StepStatus.RETRYING:
         parts.append((f"  attempt {seen.attempt}", "yellow"))
     if seen.message:
-        parts.append((f"  {as_clause(seen.message)}", "dim"))
+        parts.append((f"  {_clip(as_clause(seen.message))}", "dim"))
     text = line(*parts)
     text.rstrip()
     return text
@@ -210,6 +212,10 @@ _WORTH_A_LINE: Final = frozenset({StepStatus.WAITING, StepStatus.RETRYING})
 def open_watch(step_ids: Iterable[str], *, as_json: bool) -> Watch:
     """Return a view on stderr; with `--json` only a person at the terminal gets one."""
     return Watch(step_ids, quiet=as_json and not errors().is_terminal)
+
+
+def _clip(message: str) -> str:
+    return message if len(message) <= LONGEST_MESSAGE else f"{message[: LONGEST_MESSAGE - 1]}…"
 
 
 def _seconds(record: StepRecord) -> float | None:

@@ -1,54 +1,44 @@
-"""Connections and statements on SQLite and Postgres, one way for both.
+"""The database that a process works on: who connects, what a transaction is, when to try again.
 
-Decides how a statement is compiled, sent and grouped into round trips, and what a
-transaction is on each dialect; never what the statements say. Used by the stores.
+Decides how SQLite and Postgres are opened and what is repeated; never what statements say
+nor how they travel. Opened by the composition root, used by the stores.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import random
-import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import psycopg2
 import sqlalchemy as sa
 from psycopg2 import extras
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.pool import NullPool, StaticPool
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.pool import QueuePool, StaticPool
 
+from iaflow.database.connections import (
+    Connection,
+    PostgresConnection,
+    Row,
+    SqliteConnection,
+    Tally,
+)
+from iaflow.database.statements import POSTGRES, SQLITE, Statement, read_instant
 from iaflow.database.tables import Tables, build_tables
 from iaflow.errors import NotReachable, SettingsRefused
 
-__all__ = [
-    "Connection",
-    "Database",
-    "Statement",
-    "json_rows",
-    "among",
-    "literal_word",
-    "normalise_url",
-    "read_instant",
-]
+__all__ = ["Database", "normalise_url"]
 
-Row = Sequence[Any]
 T = TypeVar("T")
 
-SQLITE = "sqlite"
-POSTGRES = "postgresql"
 BUSY_SECONDS = 15.0
 CONTENTION_TURNS = 8
 
@@ -80,290 +70,7 @@ def normalise_url(url: str) -> URL:
             )
 
 
-# --- SQL that the dialects spell differently
-
-
-class _JsonStrings(ColumnElement[str]):
-    """The strings of a JSON array in a parameter, as a subquery."""
-
-    inherit_cache = False
-    type = sa.Text()
-
-    def __init__(self, parameter: str) -> None:
-        self.parameter: sa.BindParameter[str] = sa.bindparam(parameter, type_=postgresql.JSON())
-
-
-@compiles(_JsonStrings, SQLITE)
-def _json_strings_sqlite(element: _JsonStrings, compiler: SQLCompiler, **kw: Any) -> str:
-    bind = compiler.process(element.parameter, **kw)
-    return f"(SELECT value FROM json_each({bind}))"  # noqa: S608  a placeholder of ours
-
-
-@compiles(_JsonStrings, POSTGRES)
-def _json_strings_postgres(element: _JsonStrings, compiler: SQLCompiler, **kw: Any) -> str:
-    bind = compiler.process(element.parameter, **kw)
-    return f"(SELECT json_array_elements_text({bind}))"
-
-
-def among(column: ColumnElement[Any], parameter: str) -> ColumnElement[bool]:
-    """Return ``column IN`` the strings of a JSON array, which travels as one parameter."""
-    listed: ColumnElement[bool] = column.op("IN", is_comparison=True)(_JsonStrings(parameter))
-    return listed
-
-
-class json_rows(sa.sql.functions.FunctionElement[str]):  # noqa: N801
-    """An aggregate: all rows as one JSON array of arrays, so that one round trip brings lists."""
-
-    inherit_cache = True
-    type = sa.Text()
-
-
-@compiles(json_rows, SQLITE)
-def _json_rows_sqlite(element: json_rows, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"json_group_array(json_array({compiler.process(element.clauses, **kw)}))"
-
-
-@compiles(json_rows, POSTGRES)
-def _json_rows_postgres(element: json_rows, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"json_agg(json_build_array({compiler.process(element.clauses, **kw)}))::text"
-
-
-def literal_word(word: str) -> ColumnElement[str]:
-    """
-    Return a constant of ours (a status) as a literal, not as a parameter.
-
-    A prepared statement can then still use the partial indexes, whose predicate names it.
-    """
-    if not word.replace("_", "").isalnum():
-        raise ValueError(f"{word!r} is no constant of iaflow")
-    return sa.literal_column(f"'{word}'", sa.Text())
-
-
-def read_instant(value: Any) -> datetime | None:
-    """Return a stored instant as an aware datetime in UTC; None stays None."""
-    if value is None:
-        return None
-    if isinstance(value, str):
-        return datetime.fromisoformat(value)
-    instant: datetime = value.astimezone(UTC)
-    return instant
-
-
-class Statement:
-    """
-    A statement written in SQLAlchemy Core and compiled once per dialect.
-
-    The compiled text runs on the DBAPI cursor: SQLAlchemy's own execute costs ten times the
-    statement in memory. Parameters are given by name; those with a value in the statement
-    need not be given.
-    """
-
-    def __init__(self, name: str, core: sa.sql.expression.ClauseElement) -> None:
-        self.name = name
-        self._core = core
-        self._compiled: dict[str, tuple[str, tuple[tuple[str, Any], ...]]] = {}
-
-    def text(self, dialect: str) -> str:
-        """Return the SQL for `dialect`, with ``?`` or ``$1`` for its parameters."""
-        return self._compile(dialect)[0]
-
-    def values(self, dialect: str, given: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Return the parameters in the order of the text."""
-        return tuple(given.get(name, default) for name, default in self._compile(dialect)[1])
-
-    def _compile(self, dialect: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
-        done = self._compiled.get(dialect)
-        if done is None:
-            spoken: sa.Dialect = (
-                sqlite.dialect(paramstyle="qmark")
-                if dialect == SQLITE
-                else postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
-            )
-            compiled = self._core.compile(dialect=spoken)
-            assert isinstance(compiled, SQLCompiler)
-            order = compiled.positiontup or []
-            done = (str(compiled), tuple((name, compiled.params[name]) for name in order))
-            self._compiled[dialect] = done
-        return done
-
-
-# --- connections
-
-
-class Connection(Protocol):
-    """A connection inside a transaction; from `Database.transaction`."""
-
-    dialect: str
-
-    def queue(self, statement: Statement, **params: Any) -> None:
-        """Send a statement whose rows nobody reads; on Postgres together with the next one."""
-        ...
-
-    def fetch(self, statement: Statement, **params: Any) -> list[Row]:
-        """Send what is queued and this statement, and return its rows."""
-        ...
-
-
-class _SqliteConnection:
-    """One sqlite3 connection; statements run at once, since there is no round trip to save."""
-
-    dialect = SQLITE
-
-    def __init__(self, raw: sqlite3.Connection, lock: threading.RLock | None, tally: Tally) -> None:
-        self.raw = raw
-        self._cursor = raw.cursor()
-        self._lock = lock
-        self._tally = tally
-        self._depth = 0
-        self._durable = True
-
-    def begin(self, *, durable: bool, write: bool) -> None:
-        if self._lock is not None:
-            self._lock.acquire()
-        try:
-            if durable is not self._durable and self._lock is None:
-                # WAL with NORMAL leaves the commit to the next FULL one's flush.
-                self._cursor.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-                self._durable = durable
-            self._cursor.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-        except BaseException:
-            if self._lock is not None:
-                self._lock.release()
-            raise
-
-    def queue(self, statement: Statement, **params: Any) -> None:
-        self._tally.statements += 1
-        self._cursor.execute(
-            statement.text(SQLITE), _sqlite_values(statement.values(SQLITE, params))
-        )
-
-    def fetch(self, statement: Statement, **params: Any) -> list[Row]:
-        self.queue(statement, **params)
-        return self._cursor.fetchall()
-
-    def commit(self) -> None:
-        self._cursor.execute("COMMIT")
-        self._tally.commits += 1
-        if self._lock is not None:
-            self._lock.release()
-
-    def rollback(self) -> None:
-        try:
-            with suppress(sqlite3.Error):
-                self._cursor.execute("ROLLBACK")
-        finally:
-            if self._lock is not None:
-                self._lock.release()
-
-    @property
-    def usable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        self.raw.close()
-
-
-class _PostgresConnection:
-    """
-    One psycopg2 connection; queued statements travel together, BEGIN and COMMIT with them.
-
-    Several statements in one string are one round trip (the simple query protocol); only
-    the last one's rows come back.
-    """
-
-    dialect = POSTGRES
-
-    def __init__(self, raw: Any, *, prepare: bool, tally: Tally) -> None:
-        self._raw = raw
-        self._cursor = raw.cursor()
-        self._prepare = prepare
-        self._prepared: set[str] = set()
-        self._queued: list[bytes] = []
-        self._open = False
-        self._tally = tally
-
-    def begin(self, *, durable: bool, write: bool) -> None:
-        self._queued = [b"BEGIN"]
-        if not durable:
-            self._queued.append(b"SET LOCAL synchronous_commit TO off")
-
-    def queue(self, statement: Statement, **params: Any) -> None:
-        self._tally.statements += 1
-        self._queued.append(self._spell(statement, params))
-
-    def fetch(self, statement: Statement, **params: Any) -> list[Row]:
-        self.queue(statement, **params)
-        self._send()
-        rows: list[Row] = self._cursor.fetchall() if self._cursor.description else []
-        return rows
-
-    def fetch_alone(self, statement: Statement, params: Mapping[str, Any]) -> list[Row]:
-        """Run one statement as a transaction of its own, in one round trip."""
-        self._tally.statements += 1
-        self._queued = [self._spell(statement, params)]
-        self._send()
-        self._tally.commits += 1
-        rows: list[Row] = self._cursor.fetchall() if self._cursor.description else []
-        return rows
-
-    def commit(self) -> None:
-        if not self._open and self._queued and self._queued[-1] == b"BEGIN":
-            self._queued = []
-            return
-        self._queued.append(b"COMMIT")
-        self._send()
-        self._open = False
-        self._tally.commits += 1
-
-    def rollback(self) -> None:
-        self._queued = []
-        with suppress(psycopg2.Error):
-            self._cursor.execute("ROLLBACK")
-        self._open = False
-
-    @property
-    def usable(self) -> bool:
-        return not self._raw.closed
-
-    def close(self) -> None:
-        with suppress(psycopg2.Error):
-            self._raw.close()
-
-    def _send(self) -> None:
-        text, self._queued = b";".join(self._queued), []
-        self._open = True
-        self._tally.round_trips += 1
-        self._cursor.execute(text)
-
-    def _spell(self, statement: Statement, params: Mapping[str, Any]) -> bytes:
-        values = statement.values(POSTGRES, params)
-        if not self._prepare:
-            return _inline(self._cursor, statement.text(POSTGRES), values)
-        if statement.name not in self._prepared:
-            # On its own, so that a failing neighbour in the string cannot leave it unmade.
-            # If the transaction is rolled back, the prepared statement stays.
-            text = statement.text(POSTGRES)
-            self._cursor.execute(f"PREPARE {statement.name} AS {text}".encode())
-            self._prepared.add(statement.name)
-        if not values:
-            return f"EXECUTE {statement.name}".encode()
-        slots = ",".join(["%s"] * len(values))
-        spelled: bytes = self._cursor.mogrify(f"EXECUTE {statement.name}({slots})", values)
-        return spelled
-
-
-class Tally:
-    """Counts what was sent: the tests' proof of what a step costs."""
-
-    __slots__ = ("commits", "round_trips", "statements")
-
-    def __init__(self) -> None:
-        self.statements = 0
-        self.round_trips = 0
-        self.commits = 0
-
-
-_AnyConnection = _SqliteConnection | _PostgresConnection
+_AnyConnection = SqliteConnection | PostgresConnection
 
 
 class Database:
@@ -395,28 +102,16 @@ class Database:
         self._patience = patience_seconds
         self._local = threading.local()
         self._memory_lock = threading.RLock()
-        self._memory: _SqliteConnection | None = None
+        self._memory: SqliteConnection | None = None
         self._engine: sa.Engine | None = None
+        self._engine_pid = 0
 
     @property
     def engine(self) -> sa.Engine:
         """The SQLAlchemy engine on the same database, for migrations and the manager."""
-        if self._engine is None:
-            if self.is_memory:
-                self._connection()
-                memory = self._memory
-                assert memory is not None
-                self._engine = sa.create_engine(
-                    "sqlite://", creator=lambda: memory.raw, poolclass=StaticPool
-                )
-            elif self.dialect == SQLITE:
-                self._engine = sa.create_engine(
-                    "sqlite://", creator=self._open_sqlite, poolclass=NullPool
-                )
-            else:
-                self._engine = sa.create_engine(
-                    self.url, hide_parameters=True, pool_pre_ping=True, pool_size=2
-                )
+        # As with connections: what a fork inherits belongs to its parent.
+        if self._engine is None or self._engine_pid != os.getpid():
+            self._engine, self._engine_pid = self._build_engine(), os.getpid()
         return self._engine
 
     def alone(self) -> AbstractContextManager[object]:
@@ -467,17 +162,21 @@ class Database:
         raise AssertionError("unreachable")
 
     def fetch(self, statement: Statement, *, durable: bool = True, **params: Any) -> list[Row]:
-        """Run one statement as a transaction of its own and return its rows."""
+        """
+        Run one statement as a transaction of its own and return its rows.
+
+        Inside this thread's open transaction it is a part of that: the clock or a run's
+        header may be asked for at any time.
+        """
         connection = self._connection()
-        if isinstance(connection, _PostgresConnection):
-            try:
-                return connection.fetch_alone(statement, params)
-            except psycopg2.Error:
-                if not connection.usable:
-                    self._forget()
-                raise
-        with self.transaction(durable=durable) as opened:
-            return opened.fetch(statement, **params)
+        if connection.is_open and not self.is_memory:
+            return connection.fetch(statement, **params)
+        try:
+            return connection.fetch_alone(statement, params, durable=durable)
+        except psycopg2.Error:
+            if not connection.usable:
+                self._forget()
+            raise
 
     def release_thread(self) -> None:
         """Close this thread's connection; the next use opens another."""
@@ -510,15 +209,15 @@ class Database:
                 with self._memory_lock:
                     if self._memory is None:
                         raw = _open_memory()
-                        self._memory = _SqliteConnection(raw, self._memory_lock, self.tally)
+                        self._memory = SqliteConnection(raw, self._memory_lock, self.tally)
             return self._memory
         connection: _AnyConnection | None = getattr(self._local, "connection", None)
         # A connection must never cross a fork: two processes would speak on one socket.
         if connection is None or self._local.pid != os.getpid():
             connection = (
-                _SqliteConnection(self._open_sqlite(), None, self.tally)
+                SqliteConnection(self._open_sqlite(), None, self.tally)
                 if self.dialect == SQLITE
-                else _PostgresConnection(
+                else PostgresConnection(
                     self._open_postgres(), prepare=self._prepare, tally=self.tally
                 )
             )
@@ -526,17 +225,42 @@ class Database:
             self._local.pid = os.getpid()
         return connection
 
+    def _build_engine(self) -> sa.Engine:
+        if self.dialect == POSTGRES:
+            return sa.create_engine(self.url, hide_parameters=True, pool_pre_ping=True, pool_size=2)
+        if self.is_memory:
+            self._connection()
+            memory = self._memory
+            assert memory is not None
+            return sa.create_engine(
+                "sqlite://", creator=lambda: memory.raw, poolclass=StaticPool, hide_parameters=True
+            )
+        # Kept open: the last connection that is closed writes all of the WAL back, and waits.
+        return sa.create_engine(
+            "sqlite://",
+            creator=lambda: self._open_sqlite(is_shared=True),
+            poolclass=QueuePool,
+            pool_size=2,
+            hide_parameters=True,
+        )
+
     def _forget(self) -> None:
         connection: _AnyConnection | None = getattr(self._local, "connection", None)
         if connection is not None and self._local.pid == os.getpid():
             connection.close()
         self._local.connection = None
 
-    def _open_sqlite(self) -> sqlite3.Connection:
+    def _open_sqlite(self, *, is_shared: bool = False) -> sqlite3.Connection:
         path = Path(self.url.database or "")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            raw = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+            raw = sqlite3.connect(
+                path,
+                timeout=BUSY_SECONDS,
+                isolation_level=None,
+                # The engine's pool lends a connection to one thread after the other.
+                check_same_thread=not is_shared,
+            )
             raw.execute("PRAGMA journal_mode=WAL")
             raw.execute("PRAGMA synchronous=FULL")
             raw.execute("PRAGMA foreign_keys=ON")
@@ -574,7 +298,10 @@ def _open_memory() -> sqlite3.Connection:
 
 
 def _is_contention(error: Exception) -> bool:
-    return isinstance(error, psycopg2.Error) and error.pgcode in ("40001", "40P01", "55P03")
+    # 23505: another transaction wrote the same key first (an idempotency key, say); the next
+    # turn finds its row.
+    codes = ("40001", "40P01", "55P03", "23505")
+    return isinstance(error, psycopg2.Error) and error.pgcode in codes
 
 
 def _is_outage(error: Exception) -> bool:
@@ -593,22 +320,4 @@ def _as_is(text: str) -> str:
     return text
 
 
-def _sqlite_values(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(
-        value.isoformat(timespec="microseconds") if isinstance(value, datetime) else value
-        for value in values
-    )
-
-
-def _inline(cursor: Any, text: str, values: tuple[Any, ...]) -> bytes:
-    """Return `text` with its ``$n`` replaced by literals, for servers that cannot prepare."""
-    spelled = [cursor.mogrify("%s", (value,)).decode() for value in values]
-    return re.sub(r"\$(\d+)", lambda slot: spelled[int(slot[1]) - 1], text).encode()
-
-
 _CLOCK = Statement("iaflow_clock", sa.select(sa.func.clock_timestamp()))
-
-
-def dump_json(value: Any) -> str:
-    """Return `value` as compact JSON text, as it is stored."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

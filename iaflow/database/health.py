@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from iaflow.database.dialects import SQLITE, Database, Statement
+from iaflow.database.dialects import Database
+from iaflow.database.statements import SQLITE, Statement
 
 __all__ = ["read_server_settings"]
 

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from iaflow.database.dialects import SQLITE
 from iaflow.database.foreign_sql import ForeignStatement
+from iaflow.database.statements import SQLITE
 from iaflow.errors import NotReachable
 
 __all__ = ["Lane", "Lanes", "Reader", "Session", "Source"]

@@ -12,7 +12,8 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
-from iaflow.database.dialects import POSTGRES, Database, Statement
+from iaflow.database.dialects import Database
+from iaflow.database.statements import POSTGRES, Statement
 
 __all__ = ["lock_number", "try_exclusively"]
 

@@ -16,9 +16,10 @@ import sqlalchemy as sa
 
 from iaflow.concurrency import run_blocking
 from iaflow.database import migrator
-from iaflow.database.dialects import SQLITE, Database
+from iaflow.database.dialects import Database
 from iaflow.database.foreign_sql import read_statement
 from iaflow.database.lanes import Lane, Lanes, Reader, Session, Source
+from iaflow.database.statements import SQLITE
 from iaflow.settings import hide_password
 
 __all__ = ["DatabaseManager", "Transaction"]

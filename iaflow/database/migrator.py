@@ -18,8 +18,10 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 import iaflow
-from iaflow.database.dialects import SQLITE, Connection, Database, Statement
+from iaflow.database.connections import Connection
+from iaflow.database.dialects import Database
 from iaflow.database.locks import lock_number
+from iaflow.database.statements import SQLITE, Statement
 from iaflow.errors import SchemaOutdated
 
 if TYPE_CHECKING:

@@ -12,7 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from iaflow.data.records import PipelineRecord, VersionRecord
-from iaflow.database.dialects import POSTGRES, Connection, Database, Row, Statement, read_instant
+from iaflow.database.connections import Connection, Row
+from iaflow.database.dialects import Database
+from iaflow.database.statements import POSTGRES, Statement, read_instant
 
 __all__ = ["PipelineStore"]
 

@@ -127,7 +127,8 @@ class Attempt:
             if self._cancelled.is_set() or _is_being_cancelled():
                 raise
             return Failed("CancelledError", "the step's own code was cancelled")
-        except Exception as error:  # noqa: BLE001  whatever a step raises is an outcome
+        # SystemExit too: it would end the event loop, and every later step would wait for ever.
+        except (Exception, SystemExit) as error:  # noqa: BLE001  all a step raises is an outcome
             return _failed(error)
 
     async def _work(self, node: Node) -> Outcome:

@@ -136,4 +136,5 @@ def _end_of_failure(
 def _is_rejected(node: Node, output: Mapping[str, Any], parameters: Mapping[str, Any]) -> bool:
     if node.reject_when is None:
         return False
-    return evaluate(node.reject_when, Scope(parameters, {}, result=output)).taken
+    scope = Scope(parameters, {node.step.id: output}, result=output)
+    return evaluate(node.reject_when, scope).taken

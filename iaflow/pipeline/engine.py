@@ -29,7 +29,8 @@ from iaflow.data.records import (
     StepTask,
 )
 from iaflow.data.status import END_OF_RUN, PauseStatus, RunStatus, StepEnd, StepStatus
-from iaflow.database.dialects import Connection, Database
+from iaflow.database.connections import Connection
+from iaflow.database.dialects import Database
 from iaflow.database.run_store import ClaimStore, PauseStore, ReadStore, SettleStore
 from iaflow.database.run_store.claims import ClaimRow, LostClaim
 from iaflow.database.run_store.reads import RunHeader

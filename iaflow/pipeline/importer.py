@@ -20,8 +20,9 @@ from typing import Any, Final
 from iaflow.clock import Clock, SystemClock
 from iaflow.concurrency import run_blocking
 from iaflow.database import DatabaseManager, migrator
-from iaflow.database.dialects import SQLITE, Database
+from iaflow.database.dialects import Database
 from iaflow.database.pipeline_store import PipelineStore
+from iaflow.database.statements import SQLITE
 from iaflow.errors import DefinitionRefused, NotFound, Problem
 from iaflow.pipeline.check import compile_definition
 from iaflow.pipeline.definition import Definition

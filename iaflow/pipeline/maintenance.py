@@ -7,9 +7,10 @@ and by the embedded executor.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from iaflow.data.records import StepTask
 from iaflow.database.run_store.claims import LostClaim
@@ -17,6 +18,8 @@ from iaflow.pipeline.engine import Engine
 from iaflow.telemetry import get_logger
 
 __all__ = ["Swept", "sweep", "sweep_run"]
+
+T = TypeVar("T")
 
 _log = get_logger(__name__)
 
@@ -54,15 +57,13 @@ def sweep(
             there are stale steps, none was lost: a deep backlog is not sent once more.
     """
     now = engine.clock.now()
-    rescued = _rescue(engine, engine.claims.find_lost(now=now))
+    rescued = _each(engine.claims.find_lost(now=now), lambda lost: _rescue(engine, lost))
     staged = engine.claims.stage_due(now=now)
-    overdue: list[StepTask] = []
     late = engine.reads.find_overdue(now=now)
-    for run_id in late:
-        overdue.extend(engine.end_overdue(run_id).tasks)
+    overdue = _each(late, lambda run_id: engine.end_overdue(run_id).tasks)
     expired = engine.pauses.mark_expired(now=now)
     unsettled = engine.pauses.find_unsettled()
-    resumed = [task for pause in unsettled for task in engine.resume(pause.pause_id).tasks]
+    resumed = _each(unsettled, lambda pause: engine.resume(pause.pause_id).tasks)
     republished = _republish(engine, now - timedelta(seconds=republish_seconds), depth)
     return Swept(
         tasks=engine.name_tasks((*rescued, *staged, *overdue, *resumed, *republished)),
@@ -79,7 +80,7 @@ def sweep_run(engine: Engine, run_id: str) -> list[StepTask]:
     """Do the same for one run, for an executor that drives it alone; nothing is republished."""
     now = engine.clock.now()
     lost = [claim for claim in engine.claims.find_lost(now=now) if claim.task.run_id == run_id]
-    tasks = _rescue(engine, lost)
+    tasks = _each(lost, lambda claim: _rescue(engine, claim))
     tasks += engine.claims.stage_due(now=now, run_id=run_id)
     if run_id in engine.reads.find_overdue(now=now):
         engine.end_overdue(run_id)
@@ -99,22 +100,26 @@ def _republish(engine: Engine, before: datetime, depth: Callable[[], int | None]
     return engine.claims.mark_republished(now=now, before=before, limit=min(lost, BATCH))
 
 
-def _rescue(engine: Engine, lost: list[LostClaim]) -> list[StepTask]:
+def _each(found: Iterable[T], mend: Callable[[T], Iterable[StepTask]]) -> list[StepTask]:
+    """Mend what was found, one by one: a row that resists must not keep the others waiting."""
     tasks: list[StepTask] = []
-    for claim in lost:
-        graph = engine.graph_of(claim.task.run_id)
-        if graph is None:
-            continue
-        policy = graph.nodes[claim.task.step_id].step.policy
-        _log.warning(
-            "worker lost",
-            run_id=claim.task.run_id,
-            step_id=claim.task.step_id,
-            worker=claim.worker,
-            losses=claim.worker_losses + 1,
-        )
-        if claim.worker_losses >= policy.max_worker_losses:
-            tasks += engine.fail_lost(claim).tasks
-        elif engine.claims.mark_rescued(claim, now=engine.clock.now()):
-            tasks.append(claim.task)
+    for item in found:
+        try:
+            tasks.extend(mend(item))
+        except Exception as error:  # noqa: BLE001  said, and tried again by the next sweep
+            _log.error("sweep left a row", row=repr(item), error=repr(error))
     return tasks
+
+
+def _rescue(engine: Engine, lost: LostClaim) -> tuple[StepTask, ...]:
+    task = lost.task
+    graph = engine.graph_of(task.run_id)
+    if graph is None:
+        return ()
+    losses = lost.worker_losses + 1
+    _log.warning(
+        "worker lost", run_id=task.run_id, step_id=task.step_id, worker=lost.worker, losses=losses
+    )
+    if losses > graph.nodes[task.step_id].step.policy.max_worker_losses:
+        return engine.fail_lost(lost).tasks
+    return (task,) if engine.claims.mark_rescued(lost, now=engine.clock.now()) else ()

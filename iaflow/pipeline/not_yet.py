@@ -6,7 +6,8 @@ has. Called by check.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from iaflow.errors import Problem
@@ -23,7 +24,9 @@ from iaflow.pipeline.strict_json import join_pointer
 
 __all__ = ["CODES", "NOT_YET", "find_secrets", "find_unsupported"]
 
-CODES = {"not_supported": "the language has this, but this release does not run it yet"}
+CODES: Final[Mapping[str, str]] = MappingProxyType(
+    {"not_supported": "the language has this, but this release does not run it yet"}
+)
 
 Finder = Callable[[Graph], Iterator[str]]
 """Yields the pointer of every place where a definition uses a feature."""

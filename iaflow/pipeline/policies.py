@@ -6,8 +6,9 @@ Decides whether a path slips past a gate, and names it; never changes the graph.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, Final
 
 from iaflow.errors import Problem
 from iaflow.pipeline.definition import On, StepDefinition, StepType
@@ -16,11 +17,13 @@ from iaflow.pipeline.reading import Speller, clip
 
 __all__ = ["CODES", "find_slips"]
 
-CODES = {
-    "policy_violated": "a path reaches a step without passing its gate",
-    "policy_invalid": "a policy names steps in no known way",
-    "policy_empty": "a policy protects no step of this document",
-}
+CODES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "policy_violated": "a path reaches a step without passing its gate",
+        "policy_invalid": "a policy names steps in no known way",
+        "policy_empty": "a policy protects no step of this document",
+    }
+)
 """Codes of the problems with policies; ``policy_empty`` is a warning."""
 
 

@@ -74,9 +74,11 @@ class Findings:
         self.broken = False
 
     def refuse(self, code: str, pointer: str, message: str, hint: str = "") -> None:
+        """Add an error."""
         self.errors.append(Problem(code, pointer, message, hint))
 
     def break_off(self, code: str, pointer: str, message: str, hint: str = "") -> None:
+        """Add an error that leaves no definition to check further."""
         self.refuse(code, pointer, message, hint)
         self.broken = True
 
@@ -105,18 +107,22 @@ class Reader:
                 self.refuse("key_unknown", key, f"unknown key {clip(key)}", hint)
 
     def refuse(self, code: str, key: str, message: str, hint: str = "") -> None:
+        """Add an error about a key."""
         self.findings.refuse(code, join_pointer(self.pointer, key), message, hint)
 
     def refuse_type(self, key: str, wanted: str) -> None:
+        """Add an error about a value of the wrong type."""
         found = describe(self.members[key])
         self.refuse("type_wrong", key, f"`{key}` must be {wanted}, not {found}")
 
     def require(self, key: str, hint: str = "") -> bool:
+        """Tell whether the key is there, and say so if it is not."""
         if key not in self.members:
             self.findings.refuse("key_missing", self.pointer, f"`{key}` is missing", hint)
         return key in self.members
 
     def text(self, key: str) -> str | None:
+        """Return a string."""
         if key not in self.members:
             return None
         value = self.members[key]
@@ -126,6 +132,7 @@ class Reader:
         return value
 
     def word(self, key: str) -> str | None:
+        """Return a string that is not blank."""
         value = self.text(key)
         if value is not None and not value.strip():
             self.refuse("value_invalid", key, f"`{key}` must not be empty")
@@ -133,6 +140,7 @@ class Reader:
         return value
 
     def matching(self, key: str, pattern: re.Pattern[str], code: str, wanted: str) -> str | None:
+        """Return a string that is wholly of the pattern."""
         value = self.text(key)
         if value is not None and not pattern.fullmatch(value):
             self.refuse(code, key, f"{clip(value)} is no legal `{key}`", wanted)
@@ -140,6 +148,7 @@ class Reader:
         return value
 
     def choice(self, key: str, known: type[_Choice]) -> _Choice | None:
+        """Return a member of a closed set."""
         value = self.text(key)
         if value is None:
             return None
@@ -150,6 +159,7 @@ class Reader:
             return None
 
     def one_of(self, key: str, known: Collection[str]) -> str | None:
+        """Return one of these words."""
         value = self.text(key)
         if value is None or value in known:
             return value
@@ -161,12 +171,14 @@ class Reader:
         self.refuse("value_invalid", key, f"{clip(value)} is no legal `{key}`", hint)
 
     def whole(self, key: str, low: int, high: int) -> int | None:
+        """Return a whole number between two bounds, both included; 1.0 and true are none."""
         value = self.members.get(key)
         if key not in self.members or self._is_within(key, value, (int,), low, high):
             return value
         return None
 
     def number(self, key: str, low: float, high: float, *, above: bool = False) -> float | None:
+        """Return a number between two bounds; `above`: the lower one excluded."""
         if key not in self.members:
             return None
         value: Any = self.members[key]
@@ -189,6 +201,7 @@ class Reader:
         return True
 
     def flag(self, key: str) -> bool | None:
+        """Return true or false."""
         value = self.members.get(key)
         if key in self.members and not isinstance(value, bool):
             self.refuse_type(key, "true or false")
@@ -196,6 +209,7 @@ class Reader:
         return value
 
     def mapping(self, key: str) -> dict[str, Any] | None:
+        """Return an object."""
         value = self.members.get(key)
         if key in self.members and not isinstance(value, dict):
             self.refuse_type(key, "an object")
@@ -203,6 +217,7 @@ class Reader:
         return value
 
     def items(self, key: str) -> list[Any] | None:
+        """Return a list."""
         value = self.members.get(key)
         if key in self.members and not isinstance(value, list):
             self.refuse_type(key, "a list")
@@ -210,6 +225,7 @@ class Reader:
         return value
 
     def words(self, key: str) -> tuple[str, ...] | None:
+        """Return a list of strings, none of them empty."""
         value = self.items(key)
         if value is None:
             return None
@@ -223,6 +239,7 @@ class Reader:
         return tuple(value)
 
     def inner(self, key: str, known: frozenset[str]) -> Reader | None:
+        """Return the reader of an object below this one."""
         value = self.mapping(key)
         if value is None:
             return None

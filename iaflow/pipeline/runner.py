@@ -18,8 +18,9 @@ from iaflow.concurrency import run_blocking
 from iaflow.data.records import RunRecord
 from iaflow.data.status import RunStatus
 from iaflow.database import migrator
-from iaflow.database.dialects import POSTGRES, Database
+from iaflow.database.dialects import Database
 from iaflow.database.pipeline_store import PipelineStore
+from iaflow.database.statements import POSTGRES
 from iaflow.errors import NotFound, RunCancelled, RunFailed, SettingsRefused
 from iaflow.pipeline.check import compile_definition, merge_parameters
 from iaflow.pipeline.engine import Engine

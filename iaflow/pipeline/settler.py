@@ -13,7 +13,7 @@ from typing import Any
 
 from iaflow.data.records import NO_INDEX, RunView, StepTask
 from iaflow.data.status import RunStatus
-from iaflow.database.dialects import Connection
+from iaflow.database.connections import Connection
 from iaflow.database.run_store import SettleStore
 from iaflow.database.run_store.settles import LockedRun, NewRun, StepSettlement
 from iaflow.errors import NotFound

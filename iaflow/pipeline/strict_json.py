@@ -327,7 +327,6 @@ class _Walk:
 
     def _judge_members(self, container: Any, place: _Place) -> list[tuple[Any, Any]]:
         """Judge the keys and scalars of one container; return the containers in it, last first."""
-        self.bytes_left -= len(container)
         members: Iterable[tuple[Any, Any]] = enumerate(container)
         if isinstance(container, dict):
             self._judge_keys(container, place)
@@ -344,6 +343,8 @@ class _Walk:
                 inner.append((key, member))
             else:
                 self._judge_scalar(member, place, key)
+        # At least: a byte for a scalar, two for brackets, and commas between.
+        self.bytes_left -= 2 * len(container) + len(inner) - 1
         inner.reverse()
         return inner
 

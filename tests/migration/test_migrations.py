@@ -20,7 +20,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from iaflow.database import migrator
-from iaflow.database.dialects import SQLITE, Database
+from iaflow.database.dialects import Database
+from iaflow.database.statements import SQLITE
 from iaflow.database.tables import build_tables
 from iaflow.errors import NotReachable, SchemaOutdated
 
@@ -217,7 +218,7 @@ migrator.require_current(sys.argv[1])
 """
 
 
-@pytest.mark.parametrize("place", ["file", "postgres"])
+@pytest.mark.parametrize("place", ("file", "postgres"))
 def test_four_processes_may_upgrade_at_once(
     place: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -314,14 +315,14 @@ def test_an_empty_database_is_told_what_to_run(empty: Database) -> None:
 def test_an_older_schema_is_told_what_to_run(empty: Database) -> None:
     migrator.upgrade(empty)
     set_revision(empty, "iaflow_0000")
-    with pytest.raises(SchemaOutdated, match="iaflow_0000, older than .* run `iaflow db upgrade`"):
+    with pytest.raises(SchemaOutdated, match=r"iaflow_0000, older than .* run `iaflow db upgrade`"):
         migrator.require_current(empty)
 
 
 def test_a_newer_schema_asks_for_a_newer_iaflow(empty: Database) -> None:
     migrator.upgrade(empty)
     set_revision(empty, "iaflow_9999")
-    with pytest.raises(SchemaOutdated, match="iaflow_9999, newer than .* install the iaflow"):
+    with pytest.raises(SchemaOutdated, match=r"iaflow_9999, newer than .* install the iaflow"):
         migrator.require_current(empty)
     with pytest.raises(SchemaOutdated, match="newer than"):
         migrator.upgrade(empty)

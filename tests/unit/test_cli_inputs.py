@@ -49,7 +49,7 @@ def test_only_the_first_equals_sign_divides() -> None:
 
 @pytest.mark.parametrize("text", ("name", "=value", ""))
 def test_what_is_no_pair_is_refused_with_the_right_form(text: str) -> None:
-    with pytest.raises(click.UsageError, match="name=value, @file.json or -"):
+    with pytest.raises(click.UsageError, match=r"name=value, @file\.json or -"):
         read_inputs([text])
 
 
@@ -82,7 +82,7 @@ def test_a_file_that_is_no_object_is_refused(tmp_path: Path, content: bytes, mes
 
 
 def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(click.UsageError, match="cannot read .*nowhere.json"):
+    with pytest.raises(click.UsageError, match=r"cannot read .*nowhere\.json"):
         read_inputs([f"@{tmp_path / 'nowhere.json'}"])
 
 

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iaflow.database.dialects import POSTGRES, SQLITE
 from iaflow.database.foreign_sql import read_statement
+from iaflow.database.statements import POSTGRES, SQLITE
 
 DIALECTS = (SQLITE, POSTGRES)
 
@@ -38,7 +38,7 @@ def names(sql: str, dialect: str = POSTGRES) -> list[str]:
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize(
     ("sql", "expected"),
-    [
+    (
         ("SELECT :a", ["a"]),
         ("SELECT :a + :b, :a", ["a", "b"]),
         ("SELECT ':a'", []),
@@ -50,7 +50,7 @@ def names(sql: str, dialect: str = POSTGRES) -> list[str]:
         ("SELECT x::text, :b", ["b"]),
         ("SELECT '12:30:00'", []),
         ("SELECT :größe", ["größe"]),
-    ],
+    ),
 )
 def test_parameters_are_found_in_code_alone(dialect: str, sql: str, expected: list[str]) -> None:
     assert names(sql, dialect) == expected
@@ -58,12 +58,12 @@ def test_parameters_are_found_in_code_alone(dialect: str, sql: str, expected: li
 
 @pytest.mark.parametrize(
     ("dialect", "sql"),
-    [
+    (
         (POSTGRES, "SELECT E'it\\':a; '"),
         (POSTGRES, "SELECT $$ :a; $$"),
         (POSTGRES, "SELECT $body$ :a; $$ $body$"),
         (SQLITE, "SELECT [a:b;c], `d:e;f`"),
-    ],
+    ),
 )
 def test_each_dialect_has_quotes_of_its_own(dialect: str, sql: str) -> None:
     assert names(sql, dialect) == []
@@ -76,26 +76,31 @@ def test_literals_reach_the_database_as_written() -> None:
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize(
-    "sql", ["SELECT 1;", "SELECT 1 ; -- done\n", "SELECT 1;;", "SELECT ';'", "/* ; */ SELECT 1"]
+    "sql", ("SELECT 1;", "SELECT 1 ; -- done\n", "SELECT 1;;", "SELECT ';'", "/* ; */ SELECT 1")
 )
 def test_one_statement_may_end_in_a_semicolon(dialect: str, sql: str) -> None:
     read_statement(dialect, sql, None)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize("sql", ["SELECT 1; SELECT 2", "SELECT 1; -- x\n DROP TABLE t", "a;b;c"])
+@pytest.mark.parametrize("sql", ("SELECT 1; SELECT 2", "SELECT 1; -- x\n DROP TABLE t", "a;b;c"))
 def test_several_statements_are_refused(dialect: str, sql: str) -> None:
     with pytest.raises(ValueError, match="statements were given: run them one by one"):
         read_statement(dialect, sql, None)
 
 
-@pytest.mark.parametrize("sql", ["", "  ", ";", "-- nothing", "/* nothing */;"])
+@pytest.mark.parametrize("sql", ("", "  ", ";", "-- nothing", "/* nothing */;"))
 def test_no_statement_is_refused(sql: str) -> None:
     with pytest.raises(ValueError, match="no statement"):
         read_statement(SQLITE, sql, None)
 
 
-@pytest.mark.parametrize("sql", ["COMMIT", "begin immediate", "ROLLBACK;", "/* x */ savepoint s"])
+def test_nested_comments_are_refused() -> None:
+    with pytest.raises(ValueError, match="comment inside a comment"):
+        read_statement(POSTGRES, "SELECT 1 /* /* */ ' */; DROP TABLE t --'", None)
+
+
+@pytest.mark.parametrize("sql", ("COMMIT", "begin immediate", "ROLLBACK;", "/* x */ savepoint s"))
 def test_transactions_are_not_made_by_statements(sql: str) -> None:
     with pytest.raises(ValueError, match=r"db\.transaction"):
         read_statement(POSTGRES, sql, None)
@@ -106,7 +111,7 @@ def test_a_mismatch_names_what_is_missing_and_what_is_left_over() -> None:
         read_statement(SQLITE, "SELECT :a, :b", {"c": 1})
 
 
-@pytest.mark.parametrize("params", [[1], (1,), "ab", 1])
+@pytest.mark.parametrize("params", ([1], (1,), "ab", 1))
 def test_parameters_are_a_mapping(params: Any) -> None:
     with pytest.raises(ValueError, match="mapping of names to values"):
         read_statement(SQLITE, "SELECT :a", params)
@@ -130,7 +135,7 @@ ID = uuid.UUID("01890000-0000-7000-8000-000000000000")
 
 @pytest.mark.parametrize(
     ("value", "on_sqlite", "on_postgres"),
-    [
+    (
         (None, None, None),
         (True, True, True),
         (2**40, 2**40, 2**40),
@@ -144,7 +149,7 @@ ID = uuid.UUID("01890000-0000-7000-8000-000000000000")
         (datetime(2026, 3, 1, 9), "2026-03-01T09:00:00.000000", datetime(2026, 3, 1, 9)),  # noqa: DTZ001
         (date(2026, 3, 1), "2026-03-01", date(2026, 3, 1)),
         (Decimal("1.10"), "1.10", Decimal("1.10")),
-    ],
+    ),
 )
 def test_values_travel_in_a_form_that_the_database_takes(
     value: Any, on_sqlite: Any, on_postgres: Any

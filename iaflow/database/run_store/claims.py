@@ -15,10 +15,11 @@ import sqlalchemy as sa
 
 from iaflow.data.records import StepTask
 from iaflow.data.status import StepStatus
-from iaflow.database.dialects import (
+from iaflow.database.connections import Row
+from iaflow.database.dialects import Database
+from iaflow.database.run_store.readable import is_readable
+from iaflow.database.statements import (
     POSTGRES,
-    Database,
-    Row,
     Statement,
     among,
     dump_json,
@@ -26,7 +27,6 @@ from iaflow.database.dialects import (
     literal_word,
     read_instant,
 )
-from iaflow.database.run_store.readable import is_readable
 
 __all__ = ["ClaimRow", "ClaimStore", "LostClaim"]
 

@@ -17,15 +17,9 @@ import sqlalchemy as sa
 
 from iaflow.data.records import NewPause, PauseRecord
 from iaflow.data.status import PauseStatus
-from iaflow.database.dialects import (
-    Connection,
-    Database,
-    Row,
-    Statement,
-    dump_json,
-    literal_word,
-    read_instant,
-)
+from iaflow.database.connections import Connection, Row
+from iaflow.database.dialects import Database
+from iaflow.database.statements import Statement, dump_json, literal_word, read_instant
 
 __all__ = ["PauseStore", "UnsettledPause"]
 

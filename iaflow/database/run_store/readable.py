@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.sql.elements import ColumnElement
 
 from iaflow.data.status import StepEnd, StepStatus
-from iaflow.database.dialects import literal_word
+from iaflow.database.statements import literal_word
 
 __all__ = ["is_readable"]
 

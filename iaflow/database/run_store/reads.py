@@ -16,7 +16,9 @@ import sqlalchemy as sa
 
 from iaflow.data.records import DecisionRecord, EventRecord, RunRecord, StepRecord
 from iaflow.data.status import END_OF_RUN, RunStatus, StepEnd, StepStatus
-from iaflow.database.dialects import Database, Row, Statement, literal_word, read_instant
+from iaflow.database.connections import Row
+from iaflow.database.dialects import Database
+from iaflow.database.statements import Statement, literal_word, read_instant
 
 __all__ = ["ReadStore", "RunHeader"]
 

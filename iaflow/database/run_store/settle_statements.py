@@ -12,15 +12,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from iaflow.data.records import NO_INDEX
 from iaflow.data.status import END_OF_STEP, PauseStatus, StepStatus
-from iaflow.database.dialects import (
-    POSTGRES,
-    Database,
-    Statement,
-    among,
-    json_rows,
-    literal_word,
-)
+from iaflow.database.dialects import Database
 from iaflow.database.run_store.readable import is_readable
+from iaflow.database.statements import POSTGRES, Statement, among, json_rows, literal_word
 
 __all__ = ["SettleStatements"]
 

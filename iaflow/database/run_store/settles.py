@@ -21,14 +21,10 @@ from iaflow.data.records import (
     StepView,
 )
 from iaflow.data.status import END_OF_RUN, END_OF_STEP, RunStatus, StepStatus
-from iaflow.database.dialects import (
-    POSTGRES,
-    Connection,
-    Database,
-    dump_json,
-    read_instant,
-)
+from iaflow.database.connections import Connection
+from iaflow.database.dialects import Database
 from iaflow.database.run_store.settle_statements import SettleStatements
+from iaflow.database.statements import POSTGRES, dump_json, read_instant
 
 __all__ = ["LockedRun", "NewRun", "SettleStore", "StepSettlement"]
 

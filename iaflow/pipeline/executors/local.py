@@ -27,7 +27,7 @@ from iaflow.pipeline.services import ServiceRegistry
 __all__ = ["LocalExecutor", "Observation"]
 
 POLL_SECONDS = 0.5
-"""How often a run with nothing to do here is looked at: others may work on it."""
+"""How often a run is looked at: others may work on it or cancel it, and time passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ class _Drive:
         self._queue: list[StepTask] = []
         self._working: set[asyncio.Task[Settled | None]] = set()
         self._retry_at: datetime | None = None
-        self._status: RunStatus | None = None
+        self._looked_at = time.monotonic()
 
     async def run(self, tasks: list[StepTask]) -> RunStatus:
         self._queue = tasks or self._look_again()
@@ -203,7 +203,9 @@ class _Drive:
             self._working.add(asyncio.ensure_future(self._executor.execute(task)))
 
     async def _wait_for_one(self) -> None:
-        wait = None if self._retry_at is None else self._seconds_to(self._retry_at)
+        wait = POLL_SECONDS
+        if self._retry_at is not None:
+            wait = min(wait, self._seconds_to(self._retry_at))
         done, self._working = await asyncio.wait(
             self._working, timeout=wait, return_when=asyncio.FIRST_COMPLETED
         )
@@ -212,7 +214,6 @@ class _Drive:
             if settled is None:
                 continue
             self._queue.extend(settled.tasks)
-            self._status = settled.run_status
             if settled.retry_at is not None:
                 earlier = self._retry_at is None or settled.retry_at < self._retry_at
                 self._retry_at = settled.retry_at if earlier else self._retry_at
@@ -220,6 +221,12 @@ class _Drive:
                 self._executor.stop_run(self._run_id)
         if self._retry_at is not None and self._seconds_to(self._retry_at) <= 0:
             self._stage()
+        if time.monotonic() - self._looked_at >= POLL_SECONDS:
+            # What time brings about (run_timeout, an expiry, a lost claim) does not wait for
+            # the steps that work here.
+            self._queue = self._look_again()
+            if self._engine.reads.run_status(self._run_id) in END_OF_RUN:
+                self._executor.stop_run(self._run_id)
 
     async def _rest(self) -> RunStatus | None:
         """Nothing works here: return the run's status if it rests, or wait and look again."""
@@ -240,6 +247,7 @@ class _Drive:
         return None
 
     def _look_again(self) -> list[StepTask]:
+        self._looked_at = time.monotonic()
         swept = sweep_run(self._engine, self._run_id)
         ready = {(t.step_id, t.index): t for t in self._engine.claims.ready_of_run(self._run_id)}
         return list({**{(t.step_id, t.index): t for t in swept}, **ready}.values())
