@@ -12,15 +12,18 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import psycopg2
 
 from iaflow.database.statements import POSTGRES, SQLITE, Statement
 
-__all__ = ["Connection", "PostgresConnection", "Row", "SqliteConnection", "Tally"]
+__all__ = ["BUSY_SECONDS", "Connection", "PostgresConnection", "Row", "SqliteConnection", "Tally"]
 
 Row = Sequence[Any]
+
+BUSY_SECONDS: Final = 15.0
+"""How long a write waits for another connection of the same SQLite database."""
 
 
 class Connection(Protocol):
@@ -54,8 +57,7 @@ class SqliteConnection:
         self, statement: Statement, params: Mapping[str, Any], *, durable: bool
     ) -> list[Row]:
         """Run one statement, which SQLite makes a transaction of its own."""
-        if self._lock is not None:
-            self._lock.acquire()
+        self._acquire()
         try:
             self._set_durable(durable)
             self._tally.commits += 1
@@ -64,6 +66,12 @@ class SqliteConnection:
             if self._lock is not None:
                 self._lock.release()
 
+    def _acquire(self) -> None:
+        # A bounded wait, as a file's: an event loop that waited here for its own thread's
+        # other transaction would wait for ever.
+        if self._lock is not None and not self._lock.acquire(timeout=BUSY_SECONDS):
+            raise sqlite3.OperationalError("database is locked")
+
     def _set_durable(self, durable: bool) -> None:
         if durable is not self._durable and self._lock is None:
             # WAL with NORMAL leaves the commit to the next FULL one's flush.
@@ -71,8 +79,7 @@ class SqliteConnection:
             self._durable = durable
 
     def begin(self, *, durable: bool, write: bool) -> None:
-        if self._lock is not None:
-            self._lock.acquire()
+        self._acquire()
         try:
             self._set_durable(durable)
             self._cursor.execute("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -25,6 +25,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from iaflow.database.connections import (
+    BUSY_SECONDS,
     Connection,
     PostgresConnection,
     Row,
@@ -39,7 +40,6 @@ __all__ = ["Database", "normalise_url"]
 
 T = TypeVar("T")
 
-BUSY_SECONDS = 15.0
 CONTENTION_TURNS = 8
 
 

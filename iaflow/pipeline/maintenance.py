@@ -79,15 +79,14 @@ def sweep(
 def sweep_run(engine: Engine, run_id: str) -> list[StepTask]:
     """Do the same for one run, for an executor that drives it alone; nothing is republished."""
     now = engine.clock.now()
-    lost = [claim for claim in engine.claims.find_lost(now=now) if claim.task.run_id == run_id]
+    lost = engine.claims.find_lost(now=now, run_id=run_id)
     tasks = _each(lost, lambda claim: _rescue(engine, claim))
     tasks += engine.claims.stage_due(now=now, run_id=run_id)
     if run_id in engine.reads.find_overdue(now=now):
         engine.end_overdue(run_id)
     engine.pauses.mark_expired(now=now, run_id=run_id)
-    for pause in engine.pauses.find_unsettled():
-        if pause.run_id == run_id:
-            tasks += engine.resume(pause.pause_id).tasks
+    unsettled = engine.pauses.find_unsettled(run_id=run_id)
+    tasks += _each(unsettled, lambda pause: engine.resume(pause.pause_id).tasks)
     return tasks
 
 

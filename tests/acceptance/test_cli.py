@@ -4,6 +4,7 @@ Decides whether every command does what `iaflow --help` says, with its exit code
 Starts servers only where a test asks for them. Run by pytest.
 """
 
+import contextlib
 import gzip
 import itertools
 import json
@@ -685,6 +686,10 @@ def workers(shell: Shell, postgres_url: str, redis_url: str) -> Iterator[Callabl
         "IAFLOW_BROKER_URL": redis_url,
         "IAFLOW_STEP_MODULES": "cli_steps",
     }
+    (shell.folder / "workers").mkdir()
+    (shell.folder / "workers" / "app.py").write_text(
+        "from iaflow.worker.app import create_app\n\napp = create_app()\n"
+    )
     started: list[subprocess.Popen[bytes]] = []
     log = shell.folder / "worker.log"
 
@@ -704,7 +709,8 @@ def workers(shell: Shell, postgres_url: str, redis_url: str) -> Iterator[Callabl
 
     yield start
     for process in started:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait(timeout=30)
 
 

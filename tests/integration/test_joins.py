@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +20,7 @@ from typing import Any, TypeVar
 import pytest
 
 from iaflow.clock import ReferenceClock, SystemClock
-from iaflow.data.records import StepTask, Succeeded
+from iaflow.data.records import NewPause, Paused, StepTask, Succeeded
 from iaflow.data.status import PauseStatus, RunStatus, StepStatus
 from iaflow.database import migrator
 from iaflow.database.dialects import POSTGRES, Database
@@ -32,6 +31,7 @@ from iaflow.pipeline.engine import Claimed, Engine, Settled
 from iaflow.pipeline.graph import Graph
 from iaflow.pipeline.loader import Library
 from iaflow.pipeline.runner import keep_version
+from tests.servers import wait_until
 from tests.servers.worker import ROOT
 
 T = TypeVar("T")
@@ -57,8 +57,8 @@ class Races:
             Library(PipelineStore(self.database).read_document),
             draw=lambda: 0.5,
         )
-        self.rounds = 200 if is_shared else 25
-        self.few = 40 if is_shared else 10
+        self.rounds = 200 if is_shared else 12
+        self.few = 34 if is_shared else 6
         self._threads = ThreadPoolExecutor(CALLERS)
 
     def release(self, calls: Sequence[Callable[[], T]]) -> list[T]:
@@ -283,8 +283,6 @@ def ask() -> dict[str, Any]:
 
 def open_pause(races: Races, graph: Graph) -> tuple[str, str]:
     """Start a run and open its pause as an attempt does; return both ids."""
-    from iaflow.data.records import NewPause, Paused
-
     started = races.engine.start(graph, {})
     claimed = races.take(started.tasks[0])
     ui_schema = claimed.node.step.config["ui_schema"]
@@ -309,7 +307,7 @@ def test_one_of_many_answers_is_accepted(races: Races) -> None:
 
         accepted = races.release([lambda who=who: answer(who) for who in range(CALLERS)])
         (winner,) = [who for who in accepted if who is not None]
-        resumed = races.release([lambda: races.engine.resume(pause_id)] * 8)
+        resumed = races.release([lambda one=pause_id: races.engine.resume(one)] * 8)
         assert sorted(one.is_stale for one in resumed) == [False] + [True] * 7
         run = races.engine.reads.run(run_id)
         assert run is not None
@@ -395,10 +393,10 @@ def test_processes_share_a_run(races: Races, tmp_path: Path) -> None:
     """Four processes that drive the same runs at once execute each step once."""
     (tmp_path / "steps.py").write_text(STEPS)
     script = tmp_path / "driver.py"
-    script.write_text(textwrap.dedent(DRIVER))
+    script.write_text(DRIVER)
     ledger = tmp_path / "ledger"
     graph = races.keep(fan())
-    run_ids = [races.engine.start(graph, {}).run_id for _ in range(5)]
+    run_ids = [races.engine.start(graph, {}).run_id for _ in range(3)]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT))),
@@ -417,6 +415,8 @@ def test_processes_share_a_run(races: Races, tmp_path: Path) -> None:
         for n in range(4)
     ]
     try:
+        for n in range(len(drivers)):
+            wait_until((tmp_path / f"up{n}").exists, DEADLINE, f"driver {n}")
         replies = races.release(
             [lambda one=one: one.communicate("go\n", timeout=DEADLINE)[0] for one in drivers]
         )

@@ -139,9 +139,16 @@ class ClaimStore:
         )
         return bool(rows)
 
-    def find_lost(self, *, now: datetime, limit: int = 100) -> list[LostClaim]:
-        """Return running steps whose lease is over, the longest lost first."""
-        rows = self._database.fetch(self._sql.find_lost, now=now, limit=limit)
+    def find_lost(
+        self, *, now: datetime, run_id: str | None = None, limit: int = 100
+    ) -> list[LostClaim]:
+        """Return running steps whose lease is over, the longest lost first; of one run if given."""
+        if run_id is None:
+            rows = self._database.fetch(self._sql.find_lost, now=now, limit=limit)
+        else:
+            rows = self._database.fetch(
+                self._sql.find_lost_of_run, now=now, run_id=run_id, limit=limit
+            )
         return [
             LostClaim(_task(row), token=str(row[6]), worker_losses=row[7], worker=row[8])
             for row in rows
@@ -311,12 +318,15 @@ class _Statements:
             .values(**back, worker_losses=steps.c.worker_losses + 1)
             .returning(steps.c.attempt),
         )
-        self.find_lost = Statement(
-            "iaflow_find_lost",
+        lost = (
             sa.select(*task, steps.c.token, steps.c.worker_losses, steps.c.worker)
             .where(steps.c.status == running, steps.c.lease_until < bind("now"))
             .order_by(steps.c.lease_until)
-            .limit(bind("limit")),
+            .limit(bind("limit"))
+        )
+        self.find_lost = Statement("iaflow_find_lost", lost)
+        self.find_lost_of_run = Statement(
+            "iaflow_find_lost_of_run", lost.where(steps.c.run_id == bind("run_id"))
         )
         self.stage_due = _stage(database, task, "iaflow_stage_due")
         self.stage_due_of_run = _stage(database, task, "iaflow_stage_due_of_run", of_run=True)

@@ -105,9 +105,15 @@ class PauseStore:
         """The step has got its end from this pause."""
         tx.queue(self._sql.mark_settled, pause_id=pause_id)
 
-    def find_unsettled(self, limit: int = 100) -> list[UnsettledPause]:
-        """Return answered and expired pauses whose step still waits, the oldest first."""
-        return [_unsettled(row) for row in self._database.fetch(self._sql.unsettled, limit=limit)]
+    def find_unsettled(
+        self, *, run_id: str | None = None, limit: int = 100
+    ) -> list[UnsettledPause]:
+        """Return answered and expired pauses whose step still waits; of one run if given."""
+        if run_id is None:
+            rows = self._database.fetch(self._sql.unsettled, limit=limit)
+        else:
+            rows = self._database.fetch(self._sql.unsettled_of_run, run_id=run_id, limit=limit)
+        return [_unsettled(row) for row in rows]
 
     def read(self, pause_id: str) -> PauseRecord | None:
         """Return a pause, or None if there is none of that id."""
@@ -230,13 +236,14 @@ class _Statements:
         decided = pauses.c.status.in_(
             [literal_word(PauseStatus.ANSWERED), literal_word(PauseStatus.EXPIRED)]
         )
-        self.unsettled = Statement(
-            "iaflow_unsettled",
+        unsettled = (
             sa.select(*short)
             .where(decided, sa.not_(pauses.c.is_settled))
             .order_by(pauses.c.answered_at)
-            .limit(bind("limit")),
+            .limit(bind("limit"))
         )
+        self.unsettled = Statement("iaflow_unsettled", unsettled)
+        self.unsettled_of_run = Statement("iaflow_unsettled_of_run", unsettled.where(of_run))
         self.read = Statement("iaflow_read_pause", sa.select(*columns).where(this))
         self.read_key = Statement(
             "iaflow_read_answer_key", sa.select(pauses.c.answer_key).where(this)

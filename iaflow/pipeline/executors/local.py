@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -178,13 +179,13 @@ class _Drive:
         self._engine = executor.engine
         self._run_id = run_id
         self._slots = executor.max_parallel
-        self._queue: list[StepTask] = []
+        self._queue: deque[StepTask] = deque()
         self._working: set[asyncio.Task[Settled | None]] = set()
         self._retry_at: datetime | None = None
         self._looked_at = time.monotonic()
 
     async def run(self, tasks: list[StepTask]) -> RunStatus:
-        self._queue = tasks or self._look_again()
+        self._queue.extend(tasks or self._look_again())
         try:
             while True:
                 self._fill()
@@ -199,7 +200,7 @@ class _Drive:
 
     def _fill(self) -> None:
         while self._queue and len(self._working) < self._slots:
-            task = self._queue.pop(0)
+            task = self._queue.popleft()
             self._working.add(asyncio.ensure_future(self._executor.execute(task)))
 
     async def _wait_for_one(self) -> None:
@@ -224,7 +225,7 @@ class _Drive:
         if time.monotonic() - self._looked_at >= POLL_SECONDS:
             # What time brings about (run_timeout, an expiry, a lost claim) does not wait for
             # the steps that work here.
-            self._queue = self._look_again()
+            self._queue.extend(self._look_again())
             if self._engine.reads.run_status(self._run_id) in END_OF_RUN:
                 self._executor.stop_run(self._run_id)
 
@@ -235,7 +236,7 @@ class _Drive:
             raise NotFound(f"there is no run {self._run_id}")
         if status in END_OF_RUN:
             return status
-        self._queue = self._look_again()
+        self._queue.extend(self._look_again())
         if self._queue:
             return None
         status = self._engine.reads.run_status(self._run_id) or status
