@@ -10,6 +10,7 @@ is measured again, up to three times the rounds asked for; the least disturbed o
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from tests.servers import ServerRoom
 __all__ = ["Comparison", "Sizes", "Workload", "measure_embedded", "measure_on_workers"]
 
 MOST_FOREIGN = 0.10
-MOST_TURNS = 3
+MOST_TURNS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +198,7 @@ def compare(
     order = list(turns)
     while len(done) < MOST_TURNS * rounds:
         done.append({name: turns[name]() for name in order})
+        _report(workload, done[-1])
         order = order[1:] + order[:1]
         if sum(_disturbance(one) <= MOST_FOREIGN for one in done) >= rounds:
             break
@@ -253,6 +255,12 @@ def _timed(workload: Workload, steps: int, work: Callable[[], None]) -> Callable
         return _Sample(figure, cpu, meter.foreign)
 
     return take_turn
+
+
+def _report(workload: Workload, samples: Mapping[str, _Sample]) -> None:
+    figures = ", ".join(f"{name} {samples[name].figure:.3f}" for name in sorted(samples))
+    foreign = f"others used {_disturbance(samples):.0%}"
+    print(f"{workload.name}: {figures} {workload.unit}; {foreign}", file=sys.stderr, flush=True)
 
 
 def _disturbance(samples: Mapping[str, _Sample]) -> float:

@@ -224,6 +224,9 @@ def _word(verdict: Any) -> str:
 
 def _list_parts(reason: Mapping[str, Any], depth: int = 0) -> list[tuple[int, str]]:
     parts: list[tuple[int, str]] = []
+    if isinstance(failed := reason.get("condition"), Mapping):
+        # What had been judged when a part of it failed.
+        return _list_parts(failed, depth)
     for child in reason.get("conditions", ()):
         parts.append((depth, describe_reason(child)))
         parts += _list_parts(child, depth + 1)

@@ -14,11 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iaflow.settings import Settings, load_settings
-
 if TYPE_CHECKING:
     from iaflow.bootstrap import Application
     from iaflow.data.records import RunRecord
+    from iaflow.settings import Settings
 
 __all__ = ["folders_of", "open_app", "put_folder_on_path", "read_settings", "read_user"]
 
@@ -33,6 +32,8 @@ def read_settings(db: str | None = None, *, here: bool = False) -> Settings:
     Raises:
         SettingsRefused: a setting cannot work.
     """
+    from iaflow.settings import load_settings
+
     settings = load_settings().with_database(db)
     return settings.model_copy(update={"broker_url": None}) if here else settings
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iaflow.errors import IaflowError
-from iaflow.settings import Settings
 
 if TYPE_CHECKING:
     from iaflow.pipeline.graph import Graph
+    from iaflow.settings import Settings
 
 __all__ = ["Unreadable", "read_definition", "read_text"]
 

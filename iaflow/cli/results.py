@@ -26,7 +26,6 @@ from iaflow.cli.terminal import (
     write_value,
 )
 from iaflow.data.status import RunStatus, StepStatus
-from iaflow.settings import hide_password
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -166,7 +165,11 @@ def answer_command(pause: Mapping[str, Any], *, db: str | None) -> str:
 
 def quote_db(db: str | None) -> str:
     """Return `--db URL` for a command line to be copied, if the option was given."""
-    return "" if db is None else f" --db {shlex.quote(hide_password(db))}"
+    if db is None:
+        return ""
+    from iaflow.settings import hide_password
+
+    return f" --db {shlex.quote(hide_password(db))}"
 
 
 def _summary(run: RunRecord, steps: Sequence[StepRecord], seconds: float | None) -> Text:

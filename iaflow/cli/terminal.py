@@ -80,6 +80,8 @@ WIDE: Final = 10_000
 _STEERING: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+# The same in JSON, where they can be escaped; and what some readers take for the end of a line.
+_BREAKING: Final = re.compile(_STEERING.pattern[:-1] + "\u2028\u2029]")
 _UNKNOWN: Final = Look("·", "")
 
 
@@ -177,7 +179,8 @@ def write_error(message: str, *hints: str) -> None:
 def _dump(value: Any, *, indent: int | None) -> str:
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     separators = None if indent else (",", ":")
-    return json.dumps(value, indent=indent, ensure_ascii=not utf8, separators=separators)
+    text = json.dumps(value, indent=indent, ensure_ascii=not utf8, separators=separators)
+    return _BREAKING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _write_out(text: str) -> None:
@@ -194,10 +197,19 @@ def plain(text: str) -> str:
 
 
 def line(*parts: str | tuple[str, str] | Text) -> Text:
-    """Return one text from plain and styled parts."""
+    """Return one text from plain and styled parts, cleaned of what could steer a terminal."""
     from rich.text import Text
 
-    return Text.assemble(*(plain(part) if isinstance(part, str) else part for part in parts))
+    text = Text()
+    for part in parts:
+        match part:
+            case str():
+                text.append(plain(part))
+            case (words, style):
+                text.append(plain(words), style)
+            case _:
+                text.append_text(part)
+    return text
 
 
 def hint(text: str) -> Text:

@@ -127,8 +127,11 @@ class Attempt:
             if self._cancelled.is_set() or _is_being_cancelled():
                 raise
             return Failed("CancelledError", "the step's own code was cancelled")
-        # SystemExit too: it would end the event loop, and every later step would wait for ever.
-        except (Exception, SystemExit) as error:  # noqa: BLE001  all a step raises is an outcome
+        except SystemExit as leave:
+            # Let through it would end the event loop, and every later step wait for ever.
+            message = _short(f"the step's own code left with sys.exit({leave.code!r})")
+            return Failed("SystemExit", message, names=("SystemExit", "BaseException"))
+        except Exception as error:  # noqa: BLE001  whatever a step raises is an outcome
             return _failed(error)
 
     async def _work(self, node: Node) -> Outcome:

@@ -32,7 +32,7 @@ def judge(
 
     Args:
         scope_of: returns what a transition's condition may look at.
-        judged: verdicts under an earlier end, whose faults are kept as reasons.
+        judged: verdicts under an earlier end; what they refused keeps its operands as reason.
 
     Returns:
         Verdicts by transition index, and the first fault (`{"code", "message"}`) that a
@@ -90,14 +90,14 @@ def watches(on: On, end: StepEnd, *, continues: bool = False) -> bool:
 def _pass_over(
     node: Node, end: StepEnd, watching: list[Edge], judged: Mapping[int, Verdict]
 ) -> dict[int, Verdict]:
-    """Refuse what does not watch this end; a fault met under an earlier end stays its reason."""
+    """Refuse what does not watch this end; what an earlier end refused keeps its reason."""
     seen = {edge.index for edge in watching}
     verdicts: dict[int, Verdict] = {}
     for edge in node.outgoing:
         if edge.index in seen:
             continue
         earlier = judged.get(edge.index)
-        if earlier is not None and earlier.reason.get("kind") == "error":
+        if earlier is not None and not earlier.taken:
             verdicts[edge.index] = earlier
         else:
             verdicts[edge.index] = _refuse({"kind": "end", "on": edge.on.value, "end": end.value})

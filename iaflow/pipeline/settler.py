@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from iaflow.data.records import NO_INDEX, RunView, StepTask
-from iaflow.data.status import RunStatus
+from iaflow.data.status import RunStatus, StepStatus
 from iaflow.database.connections import Connection
 from iaflow.database.run_store import SettleStore
 from iaflow.database.run_store.settles import LockedRun, NewRun, StepSettlement
@@ -33,12 +33,14 @@ class Settled:
         run_status: the run's status after it.
         tasks: the steps that became ready and wait to be published.
         is_stale: the claim was lost, or the run had ended: nothing was changed.
+        step_status: the status of the step that the change was about.
         retry_at: when the next attempt of the step is due, if there will be one.
     """
 
     run_status: RunStatus
     tasks: tuple[StepTask, ...] = ()
     is_stale: bool = False
+    step_status: StepStatus | None = None
     retry_at: datetime | None = None
 
 
@@ -106,7 +108,13 @@ class Settler:
             snapshot = snapshot.plus(self._look_up(tx, graph, run, plan))
             plan = advance(graph, snapshot, change)
         self._write(tx, graph, run.run_id, run.seq + 1, now, plan, settlement, None)
-        return Settled(plan.run.status, _tasks(graph, run.run_id, plan))
+        about = settlement.step_id if settlement is not None else None
+        statuses = {change.step_id: change.status for change in plan.steps}
+        return Settled(
+            plan.run.status,
+            _tasks(graph, run.run_id, plan),
+            step_status=statuses.get(about) if about is not None else None,
+        )
 
     def _look_up(self, tx: Connection, graph: Graph, run: RunView, needs: Needs) -> Snapshot:
         store, run_id = self._store, run.run_id

@@ -60,6 +60,15 @@ def create_app(
     return app
 
 
+def __getattr__(name: str) -> Celery:
+    """Make the plain application on first use: ``celery -A iaflow.worker.app:app worker``."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    application = create_app()
+    globals()["app"] = application
+    return application
+
+
 class _Holder:
     """The one `WorkerProcess` of this process, built when it is first needed."""
 

@@ -125,7 +125,7 @@ class Shell:
         return {**os.environ, "PYTHONPATH": str(ROOT), **self.env}
 
     def run(
-        self, *args: str | Path, code: int = 0, stdin: str = ""
+        self, *args: str | Path, code: int | None = 0, stdin: str = ""
     ) -> subprocess.CompletedProcess[str]:
         ran = subprocess.run(
             [*IAFLOW, *map(str, args)],
@@ -138,11 +138,11 @@ class Shell:
             check=False,
         )
         told = f"exit {ran.returncode}\n--- stdout\n{ran.stdout}\n--- stderr\n{ran.stderr}"
-        assert ran.returncode == code, told
+        assert code is None or ran.returncode == code, told
         assert "Traceback (most recent call last)" not in ran.stderr, told
         return ran
 
-    def json(self, *args: str | Path, code: int = 0, stdin: str = "") -> Any:
+    def json(self, *args: str | Path, code: int | None = 0, stdin: str = "") -> Any:
         return json.loads(self.run(*args, "--json", code=code, stdin=stdin).stdout)
 
     def start(self, *args: str) -> subprocess.Popen[str]:
@@ -720,6 +720,8 @@ def test_workers_take_what_is_started_and_answered(
     shell.json("import", "pipelines")
     early = shell.json("start", "hello-v1")
     assert early["status"] in ("pending", "running")
+    # A file is run here, whatever broker is set.
+    assert shell.json("run", "hello.json")["status"] == "succeeded"
     workers()
     done = shell.json("start", "hello-v1", "-i", "name=Worker", "--wait")
     assert done["outputs"] == {"said": "Hello, Worker!"}
@@ -733,4 +735,6 @@ def test_workers_take_what_is_started_and_answered(
     again = shell.json("start", "approval-v1", "--wait", code=4)["pauses"][0]["pause_id"]
     ended = shell.json("answer", again, "--set", "decision=Approve", "--wait")
     assert ended["outputs"]["decision"] == "Approve"
-    assert {one["name"] for one in shell.json("doctor")["findings"]} >= {"eviction", "queue"}
+    # The servers of a test run are not durable, and doctor says so.
+    report = shell.json("doctor", code=None)
+    assert {one["name"] for one in report["findings"]} >= {"eviction", "queue"}

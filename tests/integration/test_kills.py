@@ -509,6 +509,18 @@ def test_a_start_succeeds_while_the_broker_is_down(fleet: Fleet, own_redis: OwnR
     assert worker.is_running
 
 
+def test_the_depth_is_counted_over_all_queues(fleet: Fleet, own_redis: OwnRedisServer) -> None:
+    """An empty queue beside a full one hides nothing, and a broker that is away says nothing."""
+    executor = CeleryExecutor(fleet.producer, ("empty", "iaflow", "urgent"))
+    assert executor.depth() == 0
+    for queue, messages in (("iaflow", 3), ("urgent", 2)):
+        for _ in range(messages):
+            fleet.producer.send_task(RUN_STEP, args=(), queue=queue)
+    assert executor.depth() == 5
+    own_redis.stop()
+    assert executor.depth() is None
+
+
 def test_doubled_messages_run_a_step_once(fleet: Fleet) -> None:
     """Six messages for one step, before and while it runs: one execution."""
     graph = compile_definition(chain("s0", length=2))

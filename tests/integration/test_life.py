@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +44,7 @@ from iaflow.errors import (
 from iaflow.pipeline import Step
 from iaflow.pipeline.check import compile_definition, merge_parameters
 from iaflow.pipeline.engine import Claimed, Engine, Settled, Started
-from iaflow.pipeline.executors.local import LocalExecutor
+from iaflow.pipeline.executors.local import POLL_SECONDS, LocalExecutor
 from iaflow.pipeline.loader import Library, StepLoader
 from iaflow.pipeline.maintenance import sweep
 from iaflow.pipeline.runner import create_pipeline_from_json, keep_version
@@ -99,6 +100,14 @@ class Flaky(Noted):
         if self.context.attempt <= self.config["times"]:
             raise OSError(f"attempt {self.context.attempt}")
         return {"attempt": self.context.attempt}
+
+
+class Dawdles(Step):
+    """Takes a moment, and leaves no entry: there are many of them."""
+
+    async def work(self, data: Any) -> Any:
+        await asyncio.sleep(0.03)
+        return {}
 
 
 class Plain(Noted):
@@ -1221,6 +1230,21 @@ def test_a_step_of_a_chain_keeps_to_the_budget(
     house.leave()
     per_step = {name: (long[name] - short[name]) / 50 for name in short}
     assert all(per_step[name] <= limit for name, limit in BUDGET[kind].items()), per_step
+
+
+def test_a_look_at_a_run_queues_nothing_twice(tmp_path: Path) -> None:
+    """An executor that looks at its run while hundreds of steps are queued claims each of them once."""
+    house = House(f"sqlite:///{tmp_path / 'runs.db'}")
+    names = [f"s{n}" for n in range(400)]
+    steps = {name: {"class": "Dawdles", "inputs": {}} for name in ("root", *names)}
+    run_id = house.start(document(steps, [("root", name) for name in names])).run_id
+    began, before = time.monotonic(), house.database.tally.commits
+    run = house.drive(run_id)
+    looks = (time.monotonic() - began) / POLL_SECONDS + 2
+    assert run.status is RunStatus.SUCCEEDED
+    # A claim and a settle for each step, some reads at each look: a claim in vain is a commit too.
+    assert house.database.tally.commits - before <= 2 * len(steps) + 12 * looks
+    house.leave()
 
 
 def count_chain(house: House, length: int) -> dict[str, int]:

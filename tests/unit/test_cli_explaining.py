@@ -250,6 +250,18 @@ def test_nested_conditions_show_their_parts() -> None:
     )
 
 
+def test_a_condition_that_failed_shows_what_had_been_judged() -> None:
+    edges = [
+        ("a", "b", {"condition": "result.a == 1 and result.nowhere == 2"}),
+        ("a", "c", {"on": "failure"}),
+    ]
+    run = make_run(edges)
+    run.end("a", output={"a": 1})
+    arrow = explain(ledger_of(run), "b").arrows[0]
+    assert arrow.words.startswith("its condition could not be judged: reference_missing")
+    assert arrow.parts[0] == (0, "result.a == 1 → 1 eq 1 is true")
+
+
 @pytest.mark.parametrize(
     ("join", "taken", "sentence"),
     (

@@ -16,11 +16,13 @@ from iaflow.cli.terminal import (
     format_seconds,
     format_value,
     guard_stdout,
+    line,
     plain,
     status_text,
     table,
     write_error,
     write_json,
+    write_json_line,
 )
 from iaflow.data.status import RunStatus, StepStatus
 
@@ -62,6 +64,12 @@ def test_what_could_steer_a_terminal_is_taken_out() -> None:
     assert plain("a\x1b[31mb\x07c\u202ed\r\ne\tf") == "a\ufffd[31mb\ufffdc\ufffdd\ufffd\ne\tf"
 
 
+def test_no_part_of_a_line_steers_the_terminal_whatever_its_style() -> None:
+    assert line("a\x1b[2J", ("b\x1b]0;x\x07", "dim"), status_text("\x9b31m")).plain == (
+        "a\ufffd[2Jb\ufffd]0;x\ufffd· \ufffd31m"
+    )
+
+
 def test_errors_show_markup_as_it_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     write_error("no [bold]markup[/bold] :smile:\nsecond line", "do this")
     assert capsys.readouterr().err == (
@@ -89,6 +97,15 @@ def test_json_comes_back_as_it_went(capsys: pytest.CaptureFixture[str]) -> None:
     value = {"a": 1.0, "b": "ü☃", "c": 10**30, "d": None}
     write_json(value)
     assert json.loads(capsys.readouterr().out) == value
+
+
+def test_json_lines_stay_lines_and_steer_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"a": "".join(map(chr, (0x1B, 0x7F, 0x85, 0x9B, 0x2028, 0x2029, 0x202E, 0xD800)))}
+    write_json_line(value)
+    text = capsys.readouterr().out
+    assert text.isascii()
+    assert len(text.splitlines()) == 1
+    assert json.loads(text) == value
 
 
 def test_guarded_stdout_stays_empty_for_every_kind_of_printing() -> None:

@@ -23,11 +23,11 @@ def saw(kind: str, step_id: str, status: str, **more: object) -> Observation:
 @pytest.mark.parametrize(
     ("seen", "text"),
     (
-        (Seen("a", NO_INDEX, "succeeded", 1, 0.5), "✓ succeeded  a         0.50 s"),
+        (Seen("a", NO_INDEX, "succeeded", 1, 0.5), "✓ succeeded  a        0.50 s"),
         (Seen("ab", 3, "failed", 2, 61, "X: bad."), "✗ failed     ab[3]  1 min 01 s  attempt 2  X: bad"),
-        (Seen("abc", NO_INDEX, "retrying", 1, 0.1, "X"), "↻ retrying   abc       0.10 s  attempt 1  X"),
+        (Seen("abc", NO_INDEX, "retrying", 1, 0.1, "X"), "↻ retrying   abc      0.10 s  attempt 1  X"),
         (Seen("a", NO_INDEX, "waiting", 1), "‖ waiting    a"),
-        (Seen("a", NO_INDEX, "skipped", 1, 0, "x" * 200), f"» skipped    a         0.00 s  {'x' * 99}…"),
+        (Seen("a", NO_INDEX, "skipped", 1, 0, "x" * 200), f"» skipped    a        0.00 s  {'x' * 99}…"),
     ),
 )  # fmt: skip
 def test_the_line_that_stays(seen: Seen, text: str) -> None:

@@ -420,3 +420,13 @@ def test_a_cancel_at_any_moment_leaves_nothing_unfinished(
         assert run.view.status is RunStatus.CANCELLED
     assert all(view.status in END_OF_STEP for view in run.steps.values())
     assert len(run.decisions) == len(run.graph.edges)
+
+
+def test_what_was_refused_under_the_first_end_keeps_its_operands() -> None:
+    """`why` shows the comparisons that led to `no_route`, not only that the end was a failure."""
+    edges = [("a", "b", FALSE), ("a", "mend", {"on": "failure"})]
+    run = Run(compile_graph(make_document(edges, steps={"a": {"routing": "exclusive"}}, **NO)))
+    run.end("a")
+    assert run.errors["a"]["code"] == "no_route"
+    assert run.decisions[0].reason["kind"] == "compare"
+    assert run.ready == ["mend"]

@@ -79,13 +79,11 @@ class CeleryExecutor:
 
     def depth(self) -> int | None:
         """Return how many messages wait for workers; None if the broker does not tell."""
-        try:
-            with self._app.connection_for_read() as connection:
-                channel = connection.default_channel
-                declared = (channel.queue_declare(name, passive=True) for name in self._queues)
-                return sum(int(queue.message_count) for queue in declared)
-        except (OperationalError, OSError, ChannelError):
-            return None
+        with self._app.connection_for_read() as connection:
+            try:
+                return sum(_count_messages(connection, name) for name in self._queues)
+            except (OperationalError, OSError, *connection.connection_errors):
+                return None
 
     def _send(self, producer: Any, task: StepTask) -> None:
         self._app.send_task(
@@ -99,6 +97,16 @@ class CeleryExecutor:
             retry=False,
             add_to_parent=False,
         )
+
+
+def _count_messages(connection: Any, queue: str) -> int:
+    try:
+        # Not `default_channel`: it tries again for ever while the broker is away.
+        with connection.channel() as channel:
+            return int(channel.queue_declare(queue, passive=True).message_count)
+    except ChannelError:
+        # Redis has no list for an empty queue: nothing waits in it.
+        return 0
 
 
 def make_app(settings: Settings, overrides: Mapping[str, Any] | None = None) -> Celery:

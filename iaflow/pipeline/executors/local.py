@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import Self
 
 from iaflow.concurrency import run_blocking
-from iaflow.data.records import Failed, Outcome, Paused, Released, StepTask, Succeeded
-from iaflow.data.status import END_OF_RUN, RunStatus
+from iaflow.data.records import Failed, Outcome, Released, StepTask
+from iaflow.data.status import END_OF_RUN, RunStatus, StepStatus
 from iaflow.errors import NotFound
 from iaflow.pipeline.attempt import Attempt, Heartbeat, Progress
 from iaflow.pipeline.engine import Engine, Settled
@@ -224,8 +224,8 @@ class _Drive:
             self._stage()
         if time.monotonic() - self._looked_at >= POLL_SECONDS:
             # What time brings about (run_timeout, an expiry, a lost claim) does not wait for
-            # the steps that work here.
-            self._queue.extend(self._look_again())
+            # the steps that work here. It finds all that is ready: what was queued is among it.
+            self._queue = deque(self._look_again())
             if self._engine.reads.run_status(self._run_id) in END_OF_RUN:
                 self._executor.stop_run(self._run_id)
 
@@ -270,21 +270,28 @@ class _Drive:
 def _observe_end(
     task: StepTask, number: int, outcome: Outcome, settled: Settled, seconds: float
 ) -> Observation:
-    kind, status, message = "ended", "succeeded", None
-    match outcome:
-        case Succeeded():
-            pass
-        case Failed(code=code, message=text):
-            message = f"{code}: {text}"
-            kind, status = (
-                ("retrying", "retrying") if settled.retry_at is not None else ("ended", "failed")
-            )
-        case Paused():
-            kind, status = "waiting", "waiting"
-        case _:
-            kind, status = "skipped", "skipped"
-    if settled.is_stale:
-        kind, status, message = "ended", "cancelled", "its result came too late"
+    """Say how the attempt ended by what was recorded: a condition's fault fails a step too."""
+    status, message = settled.step_status, None
+    if isinstance(outcome, Failed):
+        message = f"{outcome.code}: {outcome.message}"
+    if settled.is_stale or status is None:
+        status, message = StepStatus.CANCELLED, "its result came too late"
+    elif status is StepStatus.FAILED and message is None:
+        message = "a condition on a transition out of it could not be judged"
     return Observation(
-        kind, task.run_id, task.step_id, task.index, number, status, seconds, message
+        _KINDS.get(status, "ended"),
+        task.run_id,
+        task.step_id,
+        task.index,
+        number,
+        status.value,
+        seconds,
+        message,
     )
+
+
+_KINDS = {
+    StepStatus.RETRYING: "retrying",
+    StepStatus.WAITING: "waiting",
+    StepStatus.SKIPPED: "skipped",
+}
