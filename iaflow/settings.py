@@ -72,7 +72,7 @@ class Settings(BaseSettings):
         default=30.0,
         ge=0.5,
         le=3600,
-        description="a ready step unclaimed for so long gets a new message, s; doubles each time",
+        description="a ready step unclaimed for so long gets a new message, s",
     )
     max_parallel_steps: int = Field(
         default=16, ge=1, le=1024, description="steps at once in one embedded process"

@@ -226,7 +226,10 @@ class Engine:
 
         def fail(tx: Connection) -> Settled:
             locked = self._settler.lock(tx, graph, task.run_id, task.step_id, task.index)
-            if locked.step_token != lost.token or locked.step_status is not StepStatus.RUNNING:
+            now = self.clock.now()
+            # A heartbeat may have come since the claim was found lost: it lives, then.
+            is_lost = locked.step_lease is not None and locked.step_lease < now
+            if locked.step_token != lost.token or not is_lost:
                 return Settled(locked.run.status, is_stale=True)
             return self._settler.apply(
                 tx,
@@ -234,7 +237,7 @@ class Engine:
                 locked,
                 StepEnded(task.step_id, StepEnd.FAILURE, error=error),
                 parameters=header.parameters,
-                now=self.clock.now(),
+                now=now,
             )
 
         return self.database.perform(fail)

@@ -82,7 +82,7 @@ def sweep_run(engine: Engine, run_id: str) -> list[StepTask]:
     lost = engine.claims.find_lost(now=now, run_id=run_id)
     tasks = _each(lost, lambda claim: _rescue(engine, claim))
     tasks += engine.claims.stage_due(now=now, run_id=run_id)
-    if run_id in engine.reads.find_overdue(now=now):
+    if engine.reads.is_overdue(run_id, now=now):
         engine.end_overdue(run_id)
     engine.pauses.mark_expired(now=now, run_id=run_id)
     unsettled = engine.pauses.find_unsettled(run_id=run_id)

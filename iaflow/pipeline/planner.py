@@ -118,7 +118,6 @@ class _Walk:
         self.unhandled = snapshot.run.unhandled
         self.failure: tuple[str | None, str | None, str | None] = (None, None, None)
         self.run_end: RunStatus | None = None
-        self.end_message = ""
         self.missing_steps: set[str] = set()
         self.missing_outputs: set[str] = set()
         self.missing_errors: set[str] = set()

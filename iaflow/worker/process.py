@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 from collections.abc import Callable
 
 from iaflow.concurrency import LoopThread
@@ -22,11 +21,9 @@ from iaflow.pipeline.maintenance import Swept, sweep
 from iaflow.pipeline.runner import build_services, open_database, open_engine
 from iaflow.pipeline.services import ServiceRegistry
 from iaflow.settings import Settings
-from iaflow.telemetry import get_logger
+from iaflow.worker.sweeper import Sweeper
 
 __all__ = ["WorkerProcess"]
-
-_log = get_logger(__name__)
 
 PATIENCE_SECONDS = 30.0
 """How long a settle waits for a database that is away, before its work is given up."""
@@ -57,11 +54,7 @@ class WorkerProcess:
         self._services = services(settings)
         self._heartbeat = Heartbeat(self.engine, settings.lease_seconds / 3)
         self._name = f"{socket.gethostname()}:{os.getpid()}"
-        self._stop = threading.Event()
-        self._sweeper = threading.Thread(
-            target=self._sweep_on_a_timer, name="iaflow-sweep", daemon=True
-        )
-        self._sweeper.start()
+        self._sweeper = Sweeper(self.engine, executor, self.sweep, settings.sweep_seconds)
 
     def run_step(self, run_id: str, step_id: str, index: int, attempt: int) -> None:
         """Claim, work, settle, publish: what one message leads to."""
@@ -77,7 +70,10 @@ class WorkerProcess:
             self._heartbeat.forget(running)
         if outcome is None:
             return
-        self._executor.submit(self.engine.settle(claimed, outcome).tasks)
+        settled = self.engine.settle(claimed, outcome)
+        self._executor.submit(settled.tasks)
+        if settled.retry_at is not None:
+            self._sweeper.expect(settled.retry_at)
 
     def resume_run(self, pause_id: str) -> None:
         """Let a run go on from an answered question."""
@@ -92,8 +88,7 @@ class WorkerProcess:
 
     def close(self) -> None:
         """Stop the threads, close the services on their loop, close the database."""
-        self._stop.set()
-        self._sweeper.join(timeout=5)
+        self._sweeper.close()
         self._heartbeat.close()
         self._loop.run(self._services.close())
         self._loop.close()
@@ -106,11 +101,3 @@ class WorkerProcess:
             republish_seconds=settings.republish_seconds,
             depth=self._executor.depth,
         )
-
-    def _sweep_on_a_timer(self) -> None:
-        while not self._stop.wait(self._settings.sweep_seconds):
-            try:
-                self.sweep()
-            except Exception as error:  # noqa: BLE001  the next sweep does it all again
-                _log.warning("sweep failed", error=str(error))
-        self._database.release_thread()

@@ -189,9 +189,13 @@ class ClaimStore:
         """Return the steps of a run that are ready, for an executor that has no messages."""
         return [_task(row) for row in self._database.fetch(self._sql.ready_of_run, run_id=run_id)]
 
-    def next_due(self, run_id: str) -> datetime | None:
-        """Return when the next retry of a run is due; None if there is none."""
-        return read_instant(self._database.fetch(self._sql.next_due, run_id=run_id)[0][0])
+    def next_due(self, run_id: str | None = None) -> datetime | None:
+        """Return when the next retry is due, of all runs or of one; None if there is none."""
+        if run_id is None:
+            rows = self._database.fetch(self._sql.next_due)
+        else:
+            rows = self._database.fetch(self._sql.next_due_of_run, run_id=run_id)
+        return read_instant(rows[0][0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,12 +347,12 @@ class _Statements:
             "iaflow_ready_of_run",
             sa.select(*task).where(steps.c.run_id == bind("run_id"), steps.c.status == ready),
         )
-        self.next_due = Statement(
-            "iaflow_next_due",
-            sa.select(sa.func.min(steps.c.due_at)).where(
-                steps.c.run_id == bind("run_id"),
-                steps.c.status == literal_word(StepStatus.RETRYING),
-            ),
+        next_due = sa.select(sa.func.min(steps.c.due_at)).where(
+            steps.c.status == literal_word(StepStatus.RETRYING)
+        )
+        self.next_due = Statement("iaflow_next_due", next_due)
+        self.next_due_of_run = Statement(
+            "iaflow_next_due_of_run", next_due.where(steps.c.run_id == bind("run_id"))
         )
 
 

@@ -95,6 +95,10 @@ class ReadStore:
         """Return the ids of runs that have not ended, the oldest first."""
         return [str(r[0]) for r in self._database.fetch(self._sql.unfinished, limit=limit)]
 
+    def is_overdue(self, run_id: str, *, now: datetime) -> bool:
+        """Tell whether a run has not ended and its `run_timeout` is over."""
+        return bool(self._database.fetch(self._sql.is_overdue, run_id=run_id, now=now))
+
     def find_overdue(self, *, now: datetime, limit: int = 100) -> list[str]:
         """Return the ids of unfinished runs whose `run_timeout` is over."""
         return [str(r[0]) for r in self._database.fetch(self._sql.overdue, now=now, limit=limit)]
@@ -245,6 +249,12 @@ class _Statements:
             .where(runs.c.run_id >= bind("least"), runs.c.run_id <= bind("most"))
             .order_by(runs.c.run_id)
             .limit(bind("limit")),
+        )
+        self.is_overdue = Statement(
+            "iaflow_is_overdue",
+            sa.select(runs.c.run_id).where(
+                runs.c.run_id == bind("run_id"), is_unfinished, runs.c.deadline_at <= bind("now")
+            ),
         )
         self.overdue = Statement(
             "iaflow_overdue",

@@ -59,12 +59,9 @@ class SettleStatements:
                 runs.c.handled,
                 runs.c.unhandled,
                 runs.c.created_at,
-                runs.c.slug,
-                runs.c.content_hash,
                 settled.c.status,
                 settled.c.token,
-                settled.c.attempt,
-                settled.c.worker_losses,
+                settled.c.lease_until,
                 successors,
             )
             .select_from(

@@ -52,16 +52,13 @@ class LockedRun:
 
     Attributes:
         step_token: who holds the step's claim; None if nobody.
+        step_lease: how long it lives; None if nobody holds one.
     """
 
     run: RunView
-    created_at: datetime
-    slug: str
-    content_hash: str
     step_status: StepStatus | None
     step_token: str | None
-    step_attempt: int
-    step_losses: int
+    step_lease: datetime | None
     steps: dict[str, StepView | None]
 
 
@@ -140,7 +137,7 @@ class SettleStore:
         row = rows[0]
         created_at = read_instant(row[6])
         assert created_at is not None
-        found = {name: _view(rest) for name, *rest in json.loads(row[13] or "[]")}
+        found = {name: _view(rest) for name, *rest in json.loads(row[10] or "[]")}
         return LockedRun(
             run=RunView(
                 run_id=run_id,
@@ -153,13 +150,9 @@ class SettleStore:
                 parameters={},
                 started_at=created_at.isoformat(),
             ),
-            created_at=created_at,
-            slug=row[7],
-            content_hash=row[8],
-            step_status=StepStatus(row[9]) if row[9] else None,
-            step_token=str(row[10]) if row[10] else None,
-            step_attempt=row[11] or 0,
-            step_losses=row[12] or 0,
+            step_status=StepStatus(row[7]) if row[7] else None,
+            step_token=str(row[8]) if row[8] else None,
+            step_lease=read_instant(row[9]),
             steps={name: found.get(name) for name in wanted},
         )
 
