@@ -47,7 +47,7 @@ class Sweeper:
         self._due: datetime | None = None
         self._lock = threading.Lock()
         self._wake = threading.Event()
-        self._stopping = False
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="iaflow-sweep", daemon=True)
         self._thread.start()
 
@@ -61,16 +61,16 @@ class Sweeper:
 
     def close(self) -> None:
         """Stop the thread and wait for it."""
-        self._stopping = True
+        self._stop.set()
         self._wake.set()
         self._thread.join(timeout=5)
 
     def _serve(self) -> None:
         next_sweep = time.monotonic() + self._seconds
-        while not self._stopping:
+        while not self._stop.is_set():
             self._wake.wait(max(LEAST_WAIT, min(next_sweep - time.monotonic(), self._until_due())))
             self._wake.clear()
-            if self._stopping:
+            if self._stop.is_set():
                 break
             if time.monotonic() >= next_sweep:
                 self._try(self._sweep)

@@ -78,6 +78,14 @@ class Dies(Step):
         os._exit(9)
 
 
+class Wavers(Step):
+    async def work(self, data):
+        enter("begun", self.context)
+        if self.context.attempt < 3:
+            raise RuntimeError("not yet")
+        return {}
+
+
 class Exits(Step):
     async def work(self, data):
         enter("begun", self.context)
@@ -608,6 +616,18 @@ def test_a_step_that_kills_its_worker_every_time_does_not_starve_others(fleet: F
     begun = fleet.room.entries("begun")
     assert all(begun[run_id, f"s{n}"] == 1 for run_id in others for n in range(5))
     assert worker.is_running
+
+
+def test_a_retry_does_not_wait_for_the_sweep(fleet: Fleet) -> None:
+    """Retries after 0.2 s come on time although no sweep comes within the test's deadline."""
+    fleet.room.environment["IAFLOW_SWEEP_SECONDS"] = "600"
+    policy = {"retries": 2, "retry_delay": 0.2}
+    wavers = {"step_class": "Wavers", "error_handling": policy}
+    fleet.worker()
+    run_id = start(fleet.app, document({"wavers": wavers, "after": {}}))
+    [run] = wait_for_end(fleet.app, run_id)
+    assert run.status is RunStatus.SUCCEEDED
+    assert fleet.room.entries("begun")[run_id, "wavers"] == 3
 
 
 def test_a_step_that_exits_ends_itself_alone(fleet: Fleet) -> None:
