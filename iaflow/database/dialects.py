@@ -278,7 +278,9 @@ class Database:
                 keepalives_idle=30,
                 tcp_user_timeout=10_000,
                 options="-c timezone=UTC -c statement_timeout=60000 "
-                "-c idle_in_transaction_session_timeout=60000",
+                "-c idle_in_transaction_session_timeout=60000 "
+                # A plan is made once and kept: it must not fit the table as small as it was.
+                "-c enable_seqscan=off -c jit=off",
             )
         except psycopg2.OperationalError as error:
             shown = self.url.render_as_string(hide_password=True)

@@ -13,18 +13,20 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from iaflow.data.records import StepTask
+from iaflow.data.records import NO_INDEX, StepTask
 from iaflow.data.status import StepStatus
 from iaflow.database.connections import Row
 from iaflow.database.dialects import Database
 from iaflow.database.run_store.readable import is_readable
 from iaflow.database.statements import (
     POSTGRES,
+    WANTED,
     Statement,
-    among,
     dump_json,
-    json_rows,
+    is_now,
+    json_row,
     literal_word,
+    look_up_each,
     read_instant,
 )
 
@@ -209,7 +211,8 @@ class LostClaim:
 
 
 def _parse(outputs: str | None) -> dict[str, Any]:
-    return {step_id: json.loads(text) for step_id, text in json.loads(outputs or "[]")}
+    found = json.loads(outputs or "[]")
+    return {step_id: json.loads(row[0]) for step_id, row in found if row is not None}
 
 
 def _task(row: Row) -> StepTask:
@@ -230,7 +233,9 @@ class _Statements:
             steps.c.item_index == bind("item_index"),
         )
         ready, running = literal_word(StepStatus.READY), literal_word(StepStatus.RUNNING)
-        mine = sa.and_(this, steps.c.status == running, steps.c.token == bind("token"))
+        mine = sa.and_(
+            this, is_now(steps.c.status, StepStatus.RUNNING), steps.c.token == bind("token")
+        )
         task = (
             steps.c.run_id,
             steps.c.step_id,
@@ -240,25 +245,23 @@ class _Statements:
             steps.c.priority,
         )
         other = steps.alias("other")
-        outputs = (
-            sa.select(json_rows(payloads.c.step_id, sa.cast(payloads.c.output, sa.Text)))
-            .select_from(
-                payloads.join(
-                    other,
-                    sa.and_(
-                        other.c.run_id == payloads.c.run_id,
-                        other.c.step_id == payloads.c.step_id,
-                        other.c.item_index == payloads.c.item_index,
-                    ),
-                )
-            )
+        outputs = look_up_each(
+            "reads",
+            sa.select(json_row(sa.cast(payloads.c.output, sa.Text)))
             .where(
                 payloads.c.run_id == bind("run_id"),
-                payloads.c.item_index == -1,
-                among(payloads.c.step_id, "reads"),
-                is_readable(other),
+                payloads.c.step_id == WANTED,
+                payloads.c.item_index == NO_INDEX,
+                sa.exists()
+                .where(
+                    other.c.run_id == bind("run_id"),
+                    other.c.step_id == WANTED,
+                    other.c.item_index == NO_INDEX,
+                    is_readable(other),
+                )
+                .correlate_except(other),
             )
-            .scalar_subquery()
+            .scalar_subquery(),
         )
         inputs = (
             sa.select(sa.cast(payloads.c.inputs, sa.Text))
@@ -282,7 +285,7 @@ class _Statements:
         self.mark_running = Statement(
             "iaflow_mark_running",
             sa.update(steps)
-            .where(this, steps.c.status == ready)
+            .where(this, is_now(steps.c.status, StepStatus.READY))
             .values(
                 status=running,
                 attempt=steps.c.attempt + 1,

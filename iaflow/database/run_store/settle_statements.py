@@ -14,7 +14,15 @@ from iaflow.data.records import NO_INDEX
 from iaflow.data.status import END_OF_STEP, PauseStatus, StepStatus
 from iaflow.database.dialects import Database
 from iaflow.database.run_store.readable import is_readable
-from iaflow.database.statements import POSTGRES, Statement, among, json_rows, literal_word
+from iaflow.database.statements import (
+    POSTGRES,
+    WANTED,
+    Statement,
+    among,
+    json_row,
+    literal_word,
+    look_up_each,
+)
 
 __all__ = ["SettleStatements"]
 
@@ -33,7 +41,17 @@ class SettleStatements:
         )
         view = (steps.c.step_id, steps.c.status, steps.c.decided, steps.c.taken)
         wanted = among(steps.c.step_id, "wanted")
-        successors = sa.select(json_rows(*view)).where(of_run, whole, wanted).scalar_subquery()
+        near = steps.alias("near")
+        successors = look_up_each(
+            "wanted",
+            sa.select(json_row(near.c.status, near.c.decided, near.c.taken))
+            .where(
+                near.c.run_id == bind("run_id"),
+                near.c.step_id == WANTED,
+                near.c.item_index == NO_INDEX,
+            )
+            .scalar_subquery(),
+        )
         settled = steps.alias("settled")
         self.lock_run = Statement(
             "iaflow_lock_run",

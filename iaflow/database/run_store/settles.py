@@ -137,7 +137,7 @@ class SettleStore:
         row = rows[0]
         created_at = read_instant(row[6])
         assert created_at is not None
-        found = {name: _view(rest) for name, *rest in json.loads(row[10] or "[]")}
+        found = {name: _view(rest) for name, rest in json.loads(row[10] or "[]") if rest}
         return LockedRun(
             run=RunView(
                 run_id=run_id,
