@@ -946,28 +946,11 @@ def test_every_code_in_the_source_is_in_the_list() -> None:
 # --- time and size
 
 
-def big(steps: int, reach: int, **keys: Any) -> str:
-    ids = [f"s{index}" for index in range(steps)]
-    edges = [
-        {"from": ids[index], "to": ids[index + step], **keys}
-        for index in range(steps)
-        for step in range(1, reach + 1)
-        if index + step < steps
-    ]
-    flow = {"start_at": "s0", "transitions": edges}
-    return json.dumps({"name": "x", "steps": [task(step_id) for step_id in ids], "flow": flow})
-
-
 def timed(text: str | dict[str, Any], seconds: float) -> Checked:
     began = time.process_time()
     checked = check(text, max_bytes=16 * 1024 * 1024)
     assert time.process_time() - began < seconds
     return checked
-
-
-def test_the_largest_definition_is_checked_in_seconds() -> None:
-    # Far more than it takes, so that a busy machine does not fail it.
-    assert timed(big(10_000, 5), 10).errors == ()
 
 
 def test_stacked_diamonds_are_not_walked_path_by_path() -> None:

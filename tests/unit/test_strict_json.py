@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from datetime import date
 from typing import Any
 
@@ -191,34 +190,6 @@ def test_long_integers_are_refused_whatever_limit_the_host_has_set() -> None:
         assert findings(10**4300) == [("json_integer_too_long", "")]
     finally:
         sys.set_int_max_str_digits(before)
-
-
-@pytest.mark.parametrize(
-    "text",
-    (
-        "[" + "[],," * 250_000,
-        "[" + "[]," * 340_000 + "0]",
-        "[" + '{"a":1},' * 130_000 + "0]",
-        "[}" * 500_000,
-        '"' * 1_000_000,
-        '"' + '\\"' * 500_000,
-        '"' + "\\" * 1_000_000,
-        "9" * 1_000_000,
-        "[" + ("9" * 4300 + ",") * 240 + "0]",
-        "1e" + "9" * 1_000_000,
-        "0." + "1" * 1_000_000,
-        "{" + '"a":1,' * 170_000 + '"a":1}',
-        '{"' + "k" * 200_000 + '":[' + "NaN," * 200_000 + "0]}",
-        "[" + "1e999," * 170_000 + "0]",
-    ),
-    ids=lambda text: f"{text[:12]}…",
-)
-def test_no_text_of_a_mebibyte_takes_long(text: str) -> None:
-    began = time.process_time()
-    _, problems = attempt(text)
-    assert len(problems) <= 100
-    assert sum(len(problem.pointer) for problem in problems) < MAX_BYTES
-    assert time.process_time() - began < 2
 
 
 def endless() -> list[Any]:
