@@ -49,20 +49,14 @@ class CeleryExecutor:
         waiting = list(tasks)
         if not waiting:
             return 0
-        sent = 0
         try:
             with self._app.producer_pool.acquire(block=True) as producer:
-                if len(waiting) == 1:
-                    self._send(producer, waiting[0])
-                    return 1
-                with producer.batch():
-                    for task in waiting:
-                        self._send(producer, task)
-                sent = len(waiting)
+                self._send_all(producer, waiting)
         except (OperationalError, OSError) as error:
             # The rows are ready in the database: losing the message costs latency alone.
             _log.warning("publish failed", tasks=len(waiting), error=str(error))
-        return sent
+            return 0
+        return len(waiting)
 
     def submit_resume(self, pause_id: str, slug: str) -> bool:
         """Send a message for an accepted answer; return whether it was sent."""
@@ -87,6 +81,19 @@ class CeleryExecutor:
                 return sum(_count_messages(connection, name) for name in self._queues)
             except (OperationalError, OSError, *connection.connection_errors):
                 return None
+
+    def _send_all(self, producer: Any, tasks: list[StepTask]) -> None:
+        connection = producer.connection
+        try:
+            if len(tasks) == 1:
+                self._send(producer, tasks[0])
+                return
+            with producer.batch():
+                for task in tasks:
+                    self._send(producer, task)
+        except (*connection.connection_errors, *connection.channel_errors) as error:
+            # Each transport has errors of its own; who publishes knows one.
+            raise OperationalError(str(error)) from error
 
     def _send(self, producer: Any, task: StepTask) -> None:
         ids = (task.run_id, task.step_id, task.index, task.attempt)

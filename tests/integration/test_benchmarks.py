@@ -1,0 +1,60 @@
+"""The benchmark scripts work: tiny sizes, real servers and workers, every contender.
+
+Judges no time: on a machine that runs tests there is nothing to be learned from one.
+"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.servers.worker import ROOT
+
+TINY = ["--rounds", "1", "--chain", "5", "--short-chain", "3", "--runs", "2", "--width", "4"]
+
+
+def run_benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *TINY, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+    )
+
+
+@pytest.mark.slow
+def test_every_contender_runs_every_workload() -> None:
+    done = run_benchmarks("--json", "W1", "W2", "W3", "W4")
+
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    *compared, per_step = lines
+    assert {(one["workload"], one["reference"]) for one in compared} == {
+        ("W1", "celery-self"),
+        ("W1", "celery-canvas"),
+        ("W2", "celery-self"),
+        ("W2", "celery-canvas"),
+        ("W3", "celery-canvas"),
+        ("W4-sqlite-full", "bare-sqlite"),
+        ("W4-sqlite-full", "bare-sqlite-claims"),
+        ("W4-memory", "bare-sqlite"),
+        ("W4-memory", "bare-sqlite-claims"),
+    }
+    for one in compared:
+        assert one["ratio"] > 0
+        assert one["iaflow"] > 0
+        assert one["peer"] > 0
+        assert one["n"] == 1
+        assert one["events"] is False
+    assert per_step["statements"] > 0
+    assert per_step["commits"] >= 2, "a claim and a settle are a commit each"
+
+
+def test_an_unknown_workload_is_refused() -> None:
+    done = run_benchmarks("W99")
+
+    assert done.returncode == 2
+    assert "W99" in done.stderr
