@@ -83,8 +83,6 @@ def read_own_ticks() -> dict[tuple[int, str], int]:
         parents[pid] = int(fields[1])
         ticks[pid] = (fields[19], sum(map(int, fields[11:15])))
     ours = {os.getpid()}
-    found = True
-    while found:
-        found = {pid for pid, parent in parents.items() if parent in ours and pid not in ours}
-        ours |= found
+    while below := {pid for pid, parent in parents.items() if parent in ours} - ours:
+        ours |= below
     return {(pid, ticks[pid][0]): ticks[pid][1] for pid in ours if pid in ticks}

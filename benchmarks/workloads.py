@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from benchmarks.contenders import Canvas, Contender, Floor, Iaflow, Stage
@@ -147,14 +148,15 @@ def measure_on_workers(
     stage = Stage(room, events=events, worker_args=worker_args)
     compared: list[Comparison] = []
     with ExitStack() as stack:
-        floor, canvas, ours = (
-            stack.enter_context(_closing(make(stage))) for make in (Floor, Canvas, Iaflow)
-        )
-        for contender in (floor, canvas, ours):
+        floor = stack.enter_context(closing(Floor(stage)))
+        canvas = stack.enter_context(closing(Canvas(stage)))
+        ours = stack.enter_context(closing(Iaflow(stage)))
+        everybody: list[Contender] = [floor, canvas, ours]
+        for contender in everybody:
             contender.run_chains(min(20, sizes.chain), min(8, sizes.runs))
         for name in names:
             workload, steps, work = _find(name, sizes)
-            contenders = [canvas, ours] if workload is W3 else [floor, canvas, ours]
+            contenders = everybody[1:] if workload is W3 else everybody
             turns = {
                 contender.name: _turn(workload, steps, contender, work) for contender in contenders
             }
@@ -169,17 +171,15 @@ def measure_embedded(folder: Path, *, sizes: Sizes, rounds: int) -> list[Compari
     for workload, stem in ((W4_FULL, "full"), (W4_MEMORY, None)):
         files = [folder / f"{stem}-{part}.db" if stem else None for part in ("a", "b", "c")]
         with ExitStack() as stack:
-            chains = {
-                "iaflow": stack.enter_context(_closing(Embedded(files[0]))),
-                "bare-sqlite": stack.enter_context(_closing(BareLoop(files[1]))),
-                "bare-sqlite-claims": stack.enter_context(
-                    _closing(BareLoop(files[2], claims=True))
-                ),
+            chains: dict[str, Embedded | BareLoop] = {
+                "iaflow": stack.enter_context(closing(Embedded(files[0]))),
+                "bare-sqlite": stack.enter_context(closing(BareLoop(files[1]))),
+                "bare-sqlite-claims": stack.enter_context(closing(BareLoop(files[2], claims=True))),
             }
             for one in chains.values():
                 one.run_chain(sizes.chain)
             turns = {
-                name: _timed(workload, sizes.chain, lambda one=one: one.run_chain(sizes.chain))
+                name: _timed(workload, sizes.chain, partial(one.run_chain, sizes.chain))
                 for name, one in chains.items()
             }
             compared += compare(workload, turns, rounds)
@@ -271,11 +271,3 @@ def _cpu_ratio(ours: list[_Sample], theirs: list[_Sample]) -> float | None:
     # Means: the kernel counts in ticks of 10 ms, too coarse for the median of short rounds.
     total = sum(sample.cpu or 0.0 for sample in theirs)
     return sum(sample.cpu or 0.0 for sample in ours) / total if total else None
-
-
-@contextmanager
-def _closing(thing: Contender | Embedded | BareLoop) -> Iterator[Contender | Embedded | BareLoop]:
-    try:
-        yield thing
-    finally:
-        thing.close()
