@@ -29,7 +29,7 @@ def register_tasks(app: Celery, process: Callable[[], WorkerProcess]) -> None:
         process: returns the parts of the process that a task is executed in.
     """
 
-    @app.task(name=RUN_STEP)
+    @app.task(name=RUN_STEP, shared=False)
     def run_step(*ids: Any) -> None:
         try:
             run_id, step_id, index, attempt = read_ids(list(ids))
@@ -39,13 +39,13 @@ def register_tasks(app: Celery, process: Callable[[], WorkerProcess]) -> None:
             return
         process().run_step(run_id, step_id, index, attempt)
 
-    @app.task(name=RESUME_RUN)
+    @app.task(name=RESUME_RUN, shared=False)
     def resume_run(pause_id: Any) -> None:
         try:
             process().resume_run(str(pause_id))
         except NotFound as error:
             _log.warning("message dropped", reason=str(error))
 
-    @app.task(name=SWEEP)
+    @app.task(name=SWEEP, shared=False)
     def sweep() -> None:
         process().sweep()

@@ -129,6 +129,7 @@ def follow(
     folder: Path,
     environment: Mapping[str, str],
     watch: Callable[[int], None] = lambda _: None,
+    forget: Callable[[int], None] = lambda _: None,
 ) -> None:
     """
     Write the files of a story and run its commands, as a reader would.
@@ -136,7 +137,8 @@ def follow(
     Args:
         folder: an empty one.
         environment: variables beside those of `clean_environment`.
-        watch: is told the pid of every command that stays in the background.
+        watch, forget: are told the pid of a command in the background, when it begins and when
+            it has ended.
 
     Raises:
         AssertionError: a command ended otherwise, or printed something else, than the page says.
@@ -154,6 +156,7 @@ def follow(
             # A shell starts programs of its own; all of them are in its group.
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            forget(process.pid)
 
 
 def run(

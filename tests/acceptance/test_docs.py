@@ -71,7 +71,8 @@ def test_a_story_goes_as_it_is_told(
         environment["IAFLOW_DATABASE_URL"] = request.getfixturevalue("empty_postgres_url")
     if "redis" in story.needs:
         environment["IAFLOW_BROKER_URL"] = request.getfixturevalue("redis_url")
-    follow(story, tmp_path, environment, watch=server_room.guardian.watch)
+    guardian = server_room.guardian
+    follow(story, tmp_path, environment, guardian.watch, guardian.forget)
 
 
 def test_stories_have_names_of_their_own() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.demo import serve_pages
-from tests.acceptance.stories import PAGES, ROOT, clean_environment, find_story, run
+from tests.acceptance.stories import PAGES, ROOT, clean_environment, find_story
 
 README = PAGES[0]
 EXPECTED = """\
@@ -106,7 +106,7 @@ def squeeze(text: str) -> str:
     return "".join(text.split())
 
 
-def start(*arguments: str, folder: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
+def start(*arguments: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
@@ -173,15 +173,6 @@ def test_both_ways_of_running_give_the_notebook(
     counts = "{'sections': 10, 'tables': 2, 'links': 8, 'references': 4}"
     assert done.stdout == f"Tide mill of Saltmere {counts}\n" * 2
     assert len(list((tmp_path / "notebooks").glob("*.ipynb"))) == 2
-
-
-def test_an_unknown_slug_names_the_nearest(tmp_path: Path) -> None:
-    write_quickstart(tmp_path)
-    env = clean_environment(tmp_path)
-    assert run("iaflow import pipelines", tmp_path, env).returncode == 0
-    done = run("iaflow start hello-world-pipeline", tmp_path, env)
-    assert done.returncode == 2
-    assert "hello-world-pipeline-v1" in done.stderr
 
 
 def test_the_venv_of_this_suite_is_what_users_get() -> None:
