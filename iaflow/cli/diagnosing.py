@@ -207,10 +207,15 @@ def _find_in_redis(url: str, queues: tuple[str, ...], shown: str) -> Iterator[Fi
         yield Finding("broker", "ok", f"{shown} answers")
         yield _judge_policy(client)
         for queue in queues:
-            waiting = client.llen(queue)
+            waiting = sum(client.llen(name) for name in _lists_of(queue))
             yield Finding("queue", "ok", f"{queue}: {waiting} messages wait for workers")
     finally:
         client.close()
+
+
+def _lists_of(queue: str) -> list[str]:
+    """Return the lists that a queue is on Redis: one for each class of priority (kombu's names)."""
+    return [queue, *(f"{queue}\x06\x16{lowest}" for lowest in (3, 6, 9))]
 
 
 def _judge_policy(client: Any) -> Finding:

@@ -13,9 +13,9 @@ from typing import Any
 
 from celery import Celery, signals
 
-from iaflow.errors import SettingsRefused
+from iaflow.errors import IaflowError, SettingsRefused
 from iaflow.pipeline.executors.celery import CeleryExecutor, make_app
-from iaflow.pipeline.runner import build_services
+from iaflow.pipeline.runner import build_services, open_database
 from iaflow.pipeline.services import ServiceRegistry
 from iaflow.settings import Settings, load_settings
 from iaflow.telemetry import configure_logs
@@ -107,6 +107,15 @@ def _connect_signals(holder: _Holder, settings: Settings) -> None:
     @signals.after_setup_logger.connect(weak=False)
     def configure(**_: Any) -> None:
         configure_logs(settings.log_level)
+
+    @signals.worker_init.connect(weak=False)
+    def look(**_: Any) -> None:
+        # Celery swallows what a child raises when it begins, and the worker would call itself
+        # ready: so the schema is looked at here, and only SystemExit gets through.
+        try:
+            open_database(settings).close()
+        except IaflowError as error:
+            raise SystemExit(f"the worker does not start: {error}") from error
 
     @signals.worker_process_init.connect(weak=False)
     def begin_child(**_: Any) -> None:

@@ -465,7 +465,7 @@ def test_lost_messages_are_sent_again(fleet: Fleet, own_redis: OwnRedisServer) -
     """FLUSHALL before and amid the work: every step runs, and runs once."""
     runs = [start(fleet.app, chain()) for _ in range(10)]
     with closing(redis.Redis.from_url(own_redis.url)) as client:
-        assert client.llen("iaflow") == 10
+        assert fleet.executor.depth() == 10
         client.flushall()
         fleet.worker(concurrency=2)
         for ended in (5, 15, 25, 35):
@@ -616,6 +616,37 @@ def test_a_step_that_kills_its_worker_every_time_does_not_starve_others(fleet: F
     begun = fleet.room.entries("begun")
     assert all(begun[run_id, f"s{n}"] == 1 for run_id in others for n in range(5))
     assert worker.is_running
+
+
+def test_the_most_urgent_step_is_taken_first(fleet: Fleet) -> None:
+    """Of the messages that wait when a worker comes, those of priority 9 go first."""
+    runs = {
+        priority: start(fleet.app, document({"s": {"priority": priority} if priority else {}}))
+        for priority in (None, 2, 9, 5)
+    }
+    fleet.worker(concurrency=1)
+    wait_for_end(fleet.app, *runs.values())
+    lines = (fleet.room.folder / "ledger").read_text().splitlines()
+    begun = [line.split(" ")[1] for line in lines if line.startswith("begun")]
+    assert begun == [runs[9], runs[5], runs[2], runs[None]]
+
+
+def test_a_worker_refuses_a_database_without_tables(
+    room: Room, empty_postgres_url: str, own_redis: OwnRedisServer
+) -> None:
+    """It ends with a sentence that says what to run, instead of calling itself ready."""
+    environment = {
+        **os.environ,
+        "IAFLOW_DATABASE_URL": empty_postgres_url,
+        "IAFLOW_BROKER_URL": own_redis.url,
+    }
+    command = [sys.executable, "-m", "celery", "-A", "iaflow.worker.app:app", "worker", "-c", "1"]
+    ended = subprocess.run(  # noqa: PLW1510  its exit code is what is looked at
+        command, env=environment, cwd=room.folder, capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert ended.returncode != 0
+    assert "iaflow db upgrade" in ended.stdout + ended.stderr
+    assert " ready." not in ended.stdout + ended.stderr
 
 
 def test_a_retry_does_not_wait_for_the_sweep(fleet: Fleet) -> None:

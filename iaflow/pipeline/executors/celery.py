@@ -28,6 +28,9 @@ RUN_STEP = "iaflow.run_step"
 RESUME_RUN = "iaflow.resume_run"
 SWEEP = "iaflow.sweep"
 
+MOST_URGENT = 9
+"""The highest priority of a step (LANGUAGE section 2); steps without one have 0."""
+
 
 class CeleryExecutor:
     """
@@ -43,6 +46,8 @@ class CeleryExecutor:
         self._queues = queues
         self._default_queue = queues[0]
         self._origin = anon_nodename()
+        # kombu reads the lists of a Redis queue from 0 upwards; RabbitMQ takes 9 first.
+        self._lowest_first = _is_redis(str(app.conf.broker_url))
 
     def submit(self, tasks: Iterable[StepTask]) -> int:
         """Send a message for each step; return how many were sent."""
@@ -95,17 +100,23 @@ class CeleryExecutor:
             # Each transport has errors of its own; who publishes knows one.
             raise OperationalError(str(error)) from error
 
+    def _broker_priority(self, priority: int | None) -> int:
+        """Return what the broker takes for a step's priority: 9 is the most urgent of ours."""
+        own = priority or 0
+        return MOST_URGENT - own if self._lowest_first else own
+
     def _send(self, producer: Any, task: StepTask) -> None:
         ids = (task.run_id, task.step_id, task.index, task.attempt)
         queue = task.queue or self._default_queue
         name = f"iaflow.{task.slug}.{task.step_id}"
+        priority = self._broker_priority(task.priority)
         if signals.before_task_publish.receivers or signals.after_task_publish.receivers:
             # Somebody listens (tracing): Celery's own way, which takes twice as long, tells them.
             self._app.send_task(
                 RUN_STEP,
                 args=ids,
                 queue=queue,
-                priority=task.priority,
+                priority=priority,
                 shadow=name,
                 producer=producer,
                 ignore_result=True,
@@ -122,7 +133,7 @@ class CeleryExecutor:
             declare=[self._app.amqp.queues[queue]],
             serializer="json",
             delivery_mode=2,
-            priority=task.priority or 0,
+            priority=priority,
             correlation_id=message_id,
             reply_to="",
             headers={
@@ -212,12 +223,16 @@ def _configuration(settings: Settings) -> dict[str, Any]:
     }
 
 
+def _is_redis(url: str) -> bool:
+    return url.startswith(("redis", "rediss", "sentinel"))
+
+
 def _queue(name: str) -> Any:
     return Queue(name)  # type: ignore[no-untyped-call]
 
 
 def _transport_options(settings: Settings) -> dict[str, Any]:
-    if not (settings.broker_url or "").startswith(("redis", "rediss", "sentinel")):
+    if not _is_redis(settings.broker_url or ""):
         return {}
     return {
         # No copy of unacknowledged messages: nothing is redelivered, two writes less.
