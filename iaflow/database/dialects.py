@@ -158,6 +158,7 @@ class Database:
                 again = _is_contention(error) and turn < CONTENTION_TURNS
                 if not again and not (_is_outage(error) and time.monotonic() < deadline):
                     raise
+                # Jitter, so that two which met do not meet again; no secret hangs on it.
                 time.sleep(min(0.01 * 2**turn, 1.0) * (0.5 + random.random()))  # noqa: S311
         raise AssertionError("unreachable")
 

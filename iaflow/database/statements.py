@@ -63,7 +63,7 @@ def among(column: ColumnElement[Any], parameter: str) -> ColumnElement[bool]:
     return listed
 
 
-class json_row(sa.sql.functions.FunctionElement[str]):  # noqa: N801
+class json_row(sa.sql.functions.FunctionElement[str]):  # noqa: N801  reads as a function
     """Its columns as one JSON array."""
 
     inherit_cache = True
@@ -97,6 +97,7 @@ class _LookUps(ColumnElement[str]):
 def _look_ups_sqlite(element: _LookUps, compiler: SQLCompiler, **kw: Any) -> str:
     look_up = compiler.process(element.look_up, **kw)
     strings = compiler.process(element.parameter, **kw)
+    # Compiled parts and placeholders of ours; values travel as parameters.
     return (
         f"(SELECT json_group_array(json_array(wanted.value, json({look_up})))"  # noqa: S608
         f" FROM json_each({strings}) AS wanted)"
@@ -107,6 +108,7 @@ def _look_ups_sqlite(element: _LookUps, compiler: SQLCompiler, **kw: Any) -> str
 def _look_ups_postgres(element: _LookUps, compiler: SQLCompiler, **kw: Any) -> str:
     look_up = compiler.process(element.look_up, **kw)
     strings = compiler.process(element.parameter, **kw)
+    # Compiled parts and placeholders of ours; values travel as parameters.
     return (
         f"(SELECT json_agg(json_build_array(wanted.value, {look_up}))::text"  # noqa: S608
         f" FROM json_array_elements_text({strings}) AS wanted(value))"

@@ -185,6 +185,8 @@ class SettleStatements:
             "iaflow_insert_run_payload",
             sa.insert(t.run_payloads).values(run_id=bind("run_id"), parameters=bind("parameters")),
         )
+        # Should the lock ever fail, a stale `before` moves no row here, and the event of the
+        # same number then meets its primary key: the transaction is undone and planned anew.
         self.update_run = Statement(
             "iaflow_update_run",
             sa.update(runs)
