@@ -17,7 +17,7 @@ from benchmarks.steps import work_on
 from iaflow.data.status import RunStatus
 from iaflow.pipeline.check import compile_definition
 from iaflow.pipeline.graph import Graph
-from iaflow.pipeline.runner import keep_version, make_executor, open_database, open_engine
+from iaflow.pipeline.runner import make_executor, open_database, open_engine
 
 __all__ = ["BareLoop", "Embedded", "count_statements"]
 
@@ -170,7 +170,7 @@ class _Parts:
     def _graph(self, length: int) -> Graph:
         if length not in self._graphs:
             self._graphs[length] = compile_definition(chain_document(length, None))
-            keep_version(self._engine, self._graphs[length])
+            self._engine.keep_version(self._graphs[length])
         return self._graphs[length]
 
 

@@ -7,7 +7,8 @@ Made by the composition root.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from iaflow.data.records import (
@@ -17,15 +18,17 @@ from iaflow.data.records import (
     PipelineRecord,
     RunRecord,
     StepRecord,
+    StepTask,
 )
-from iaflow.data.status import RunStatus
+from iaflow.data.status import PauseStatus, RunStatus
 from iaflow.database.pipeline_store import PipelineStore
 from iaflow.errors import Conflict, NotFound
 from iaflow.pipeline.check import merge_parameters
 from iaflow.pipeline.engine import Engine, Settled, Started
 from iaflow.pipeline.executors.base import Executor
 from iaflow.pipeline.graph import Graph
-from iaflow.pipeline.runner import keep_version, waiting_payload
+from iaflow.pipeline.judging import conclude_alone
+from iaflow.pipeline.runner import waiting_payload
 
 __all__ = ["Client"]
 
@@ -48,7 +51,7 @@ class Client:
 
     def save(self, graph: Graph) -> None:
         """Keep the version of a definition, without making it the one its slug runs."""
-        keep_version(self._engine, graph)
+        self._engine.keep_version(graph)
 
     def pipelines(self) -> list[PipelineRecord]:
         """Return all imported pipelines, by slug."""
@@ -156,6 +159,10 @@ class Client:
             raise Conflict(f"several runs begin with {prefix!r}: {', '.join(found[:5])}, …")
         return found[0]
 
+    def root_of(self, run_id: str) -> str:
+        """Return the run at the top of a run's family: itself, if no step runs it."""
+        return self._engine.root_of(run_id)
+
     def steps(self, run_id: str) -> list[StepRecord]:
         """Return the steps of a run, in document order; those without a row are left out."""
         order = {step: place for place, step in enumerate(self.graph_of(run_id).nodes)}
@@ -179,8 +186,55 @@ class Client:
         """
         why = reason or "somebody asked for it"
         if step_id is None:
-            return self._engine.cancel_run(run_id, why)
-        settled = self._engine.cancel_step(run_id, step_id, why)
+            verb = partial(self._engine.cancel_run, run_id, why)
+        else:
+            verb = partial(self._engine.cancel_step, run_id, step_id, why)
+        # What stops needs no code of the pipeline's, here or in the runs below.
+        settled = conclude_alone(lambda _judged: verb())
+        if self._executor is not None:
+            self._executor.submit(settled.tasks)
+        return settled
+
+    def retry(self, run_id: str) -> Settled:
+        """
+        Reopen a failed run: what did not succeed goes on; see `Engine.retry_run`.
+
+        Raises:
+            NotFound: there is no such run.
+            Conflict: it has not failed, or it is a step's child.
+        """
+        settled = conclude_alone(partial(self._engine.retry_run, run_id))
+        return self._hand_out(settled)
+
+    def rerun(
+        self,
+        run_id: str,
+        step_id: str,
+        *,
+        inputs: Mapping[str, Any] | None = None,
+        started_by: str | None = None,
+    ) -> Settled:
+        """
+        Make a new run from a step on, with the recorded outputs before it; see `Engine.rerun`.
+
+        Args:
+            inputs: what the step is given in the place of its `inputs`.
+
+        Returns:
+            What it began with; `run_id` in it is the new run's.
+
+        Raises:
+            NotFound, Conflict, InputRefused.
+        """
+        again = partial(self._engine.rerun, run_id, step_id, inputs=inputs, started_by=started_by)
+        return self._hand_out(conclude_alone(lambda judged: again(judged=judged)))
+
+    def _hand_out(self, settled: Settled) -> Settled:
+        if settled.questions:
+            raise Conflict(
+                "a condition that needs code was undecided at this run's end: use a process that "
+                "has the pipeline's modules"
+            )
         if self._executor is not None:
             self._executor.submit(settled.tasks)
         return settled
@@ -205,22 +259,63 @@ class Client:
         answer: Mapping[str, Any],
         *,
         answered_by: str,
+        roles: Collection[str] = (),
+        is_admin: bool = False,
         key: str | None = None,
         digest: str | None = None,
-    ) -> Settled | None:
+    ) -> PauseRecord:
         """
-        Accept an answer and let the run go on.
+        Accept an answer and let the run go on: by a worker, else when its run is driven again.
+
+        Args:
+            roles, is_admin: what who answers may do; see `Engine.answer`.
 
         Returns:
-            None if a worker was told to go on; else what it led to: the caller drives on.
+            The pause as it stands: still open if it wants more people's answers.
 
         Raises:
-            NotFound, AnswerRefused, Conflict: see `Engine.answer`.
+            NotFound, NotAllowed, AnswerRefused, Conflict: see `Engine.answer`.
         """
         pause = self._engine.answer(
-            pause_id, dict(answer), answered_by=answered_by, key=key, digest=digest
+            pause_id,
+            dict(answer),
+            answered_by=answered_by,
+            roles=roles,
+            is_admin=is_admin,
+            key=key,
+            digest=digest,
+            publish=self._executor.submit if self._executor is not None else _leave,
         )
-        if self._executor is not None:
-            self._executor.submit_resume(pause_id, pause.slug)
-            return None
-        return self._engine.resume(pause_id)
+        self._go_on((pause,))
+        return pause
+
+    def signal(
+        self,
+        run_id: str,
+        name: str,
+        payload: Mapping[str, Any] | None = None,
+        *,
+        sent_by: str,
+        key: str | None = None,
+    ) -> tuple[PauseRecord, ...]:
+        """
+        Give a signal to a run, whose waiting steps of that name go on as after an answer.
+
+        Returns:
+            The events that it ended.
+
+        Raises:
+            NotFound, AnswerRefused, Conflict: see `Engine.signal`.
+        """
+        events = self._engine.signal(run_id, name, dict(payload or {}), sent_by=sent_by, key=key)
+        self._go_on(events)
+        return events
+
+    def _go_on(self, pauses: Iterable[PauseRecord]) -> None:
+        for pause in pauses:
+            if pause.status is PauseStatus.ANSWERED and self._executor is not None:
+                self._executor.submit_resume(pause.pause_id, pause.slug)
+
+
+def _leave(tasks: Iterable[StepTask]) -> None:
+    """Without workers, whoever drives the run finds what is ready."""

@@ -16,6 +16,7 @@ __all__ = [
     "Fail",
     "IaflowError",
     "InputRefused",
+    "NotAllowed",
     "NotFound",
     "NotReachable",
     "Problem",
@@ -103,6 +104,10 @@ class NotFound(IaflowError):
 
 class Conflict(IaflowError):
     """The request came too late or contradicts an earlier one; nothing was changed."""
+
+
+class NotAllowed(IaflowError):
+    """Somebody else must do this; nothing was changed."""
 
 
 # --- the operator can mend these

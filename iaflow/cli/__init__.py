@@ -13,9 +13,10 @@ from typing import Any, Final
 import rich_click as click
 from click.exceptions import Exit
 
-from iaflow.cli.definitions import graph, import_, pipelines, validate
+from iaflow.cli.definitions import graph, import_, pipelines, schema, validate
 from iaflow.cli.driving import Interrupted
 from iaflow.cli.exits import MEANINGS, ExitCode, code_of_error
+from iaflow.cli.going_on import rerun, retry, signal
 from iaflow.cli.operating import db, doctor, worker
 from iaflow.cli.people import answer, inbox
 from iaflow.cli.reading import runs, show, why
@@ -56,10 +57,10 @@ _EPILOG: Final = "\n\n".join(
 
 click.rich_click.COMMAND_GROUPS = {
     "iaflow": [
-        {"name": "Run", "commands": ["run", "start", "resume", "cancel"]},
+        {"name": "Run", "commands": ["run", "start", "resume", "retry", "rerun", "cancel"]},
         {"name": "Look", "commands": ["runs", "show", "why", "graph"]},
-        {"name": "People", "commands": ["inbox", "answer"]},
-        {"name": "Definitions", "commands": ["validate", "import", "pipelines"]},
+        {"name": "People", "commands": ["inbox", "answer", "signal"]},
+        {"name": "Definitions", "commands": ["validate", "schema", "import", "pipelines"]},
         {"name": "Operate", "commands": ["worker", "db", "doctor"]},
     ]
 }
@@ -80,6 +81,7 @@ for _command in (
     run,
     validate,
     graph,
+    schema,
     import_,
     pipelines,
     start,
@@ -88,8 +90,11 @@ for _command in (
     why,
     inbox,
     answer,
+    signal,
     cancel,
     resume,
+    retry,
+    rerun,
     db,
     worker,
     doctor,

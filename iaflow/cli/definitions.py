@@ -1,10 +1,11 @@
-"""Commands about definitions: `validate`, `import`, `pipelines`, `graph`.
+"""Commands about definitions: `validate`, `import`, `pipelines`, `graph`, `schema`.
 
 Decides how findings and drawings are shown; never judges a document. Called through `main`.
 """
 
 from __future__ import annotations
 
+import json
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from iaflow.pipeline.graph import Graph
     from iaflow.pipeline.importer import ImportReport
 
-__all__ = ["graph", "import_", "pipelines", "validate"]
+__all__ = ["graph", "import_", "pipelines", "schema", "validate"]
 
 FORMATS = ("svg", "mermaid", "dot")
 _FORMAT_OF_SUFFIX = {
@@ -228,10 +229,7 @@ def graph(what: str, output: Path | None, form: str | None, db: str | None, as_j
     if (drawn := _draw_file(what, form)) is None:
         drawn = _draw_run(what, form, db)
     if output is not None:
-        try:
-            output.write_text(drawn, encoding="utf-8")
-        except OSError as error:
-            raise Unreadable(f"cannot write {output}: {error.strerror or error}") from None
+        _write(output, drawn)
     if as_json:
         write_json({"format": form, "file": str(output) if output else None, "drawing": drawn})
     elif output is None:
@@ -239,6 +237,13 @@ def graph(what: str, output: Path | None, form: str | None, db: str | None, as_j
     else:
         errors().print(line(("✓ ", "green"), f"drawn to {output}"), soft_wrap=True)
     return ExitCode.DONE
+
+
+def _write(output: Path, content: str) -> None:
+    try:
+        output.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise Unreadable(f"cannot write {output}: {error.strerror or error}") from None
 
 
 def _format_of(output: Path | None) -> str:
@@ -296,3 +301,31 @@ def _may_be_run_id(text: str) -> bool:
     except ValueError:
         return False
     return len(digits) >= 4
+
+
+@click.command()
+@click.option(
+    "-o",
+    "output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write to a file instead of stdout.",
+)
+@json_option
+def schema(output: Path | None, as_json: bool) -> int:
+    """
+    Print the JSON Schema of definitions, for editors.
+
+    An editor that knows it completes keys, explains them and underlines mistakes; what a
+    document means only `validate` knows. With -o and --json it is printed and written.
+    """
+    from iaflow.pipeline.editor_schema import definition_schema
+
+    described = definition_schema()
+    if output is not None:
+        _write(output, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
+    if as_json or output is None:
+        write_json(described)
+    else:
+        errors().print(line(("✓ ", "green"), f"schema written to {output}"), soft_wrap=True)
+    return ExitCode.DONE

@@ -29,6 +29,7 @@ from iaflow.cli.terminal import (
     write_json,
 )
 from iaflow.clock import SystemClock
+from iaflow.data.status import PauseStatus
 from iaflow.errors import Conflict
 
 if TYPE_CHECKING:
@@ -79,6 +80,13 @@ def inbox(run_id: str | None, db: str | None, as_json: bool) -> int:
     help="The answer to a field; repeat it for other fields, and for a list of choices.",
 )
 @click.option("--as", "name", metavar="NAME", help="Who answers; else the user of this terminal.")
+@click.option(
+    "--role",
+    "roles",
+    multiple=True,
+    metavar="ROLE",
+    help="A role of who answers, for questions to a role; repeat it for others.",
+)
 @click.option("--key", metavar="KEY", help="Idempotency key: sent again, it gets the same reply.")
 @click.option("--wait", is_flag=True, help="With workers: wait until the run ends or waits again.")
 @db_option
@@ -87,6 +95,7 @@ def answer(
     pause_id: str,
     given: tuple[str, ...],
     name: str | None,
+    roles: tuple[str, ...],
     key: str | None,
     wait: bool,
     db: str | None,
@@ -106,39 +115,38 @@ def answer(
             answered = ask_answer(pause.ui_schema)
         else:
             answered = read_answer(pause.ui_schema, given)
-        settled = app.client.answer(
+        pause = app.client.answer(
             pause.pause_id,
             answered,
             answered_by=name or read_user(),
+            roles=roles,
             key=key,
             # What was read is what is answered: a question that changes meanwhile is refused.
             digest=pause.digest,
         )
         if not as_json:
             errors().print(line(("✓ ", "green"), f"answered {pause.step_id}"), soft_wrap=True)
-        if settled is None:
-            return _hand_on(app, pause, wait=wait, db=db, as_json=as_json)
-        return drive_and_finish(
-            app,
-            pause.run_id,
-            settled.tasks,
-            folders=folders_of(app, app.client.run(pause.run_id)),
-            as_json=as_json,
-            db=db,
-        )
+            if pause.status is PauseStatus.OPEN:
+                advice = f"{pause.quorum} people must answer; it waits for more of them"
+                errors().print(hint(advice), soft_wrap=True)
+        run_id = app.client.root_of(pause.run_id)
+        if app.executor is not None:
+            return _hand_on(app, pause, run_id, wait=wait, db=db, as_json=as_json)
+        folders = folders_of(app, app.client.run(run_id))
+        return drive_and_finish(app, run_id, (), folders=folders, as_json=as_json, db=db)
 
 
 def _hand_on(
-    app: Application, pause: PauseRecord, *, wait: bool, db: str | None, as_json: bool
+    app: Application, pause: PauseRecord, run_id: str, *, wait: bool, db: str | None, as_json: bool
 ) -> int:
     """Leave the rest of the run to the workers, which were told."""
     if wait:
-        return wait_and_finish(app, pause.run_id, as_json=as_json, db=db, past=pause.pause_id)
+        return wait_and_finish(app, run_id, as_json=as_json, db=db, past=pause.pause_id)
     if as_json:
-        status = str(app.client.run(pause.run_id).status)
-        write_json({"run_id": pause.run_id, "status": status, "pause_id": pause.pause_id})
+        status = str(app.client.run(run_id).status)
+        write_json({"run_id": run_id, "status": status, "pause_id": pause.pause_id})
     else:
-        advice = f"the workers go on with it; look with:  iaflow show {pause.run_id}{quote_db(db)}"
+        advice = f"the workers go on with it; look with:  iaflow show {run_id}{quote_db(db)}"
         errors().print(hint(advice), soft_wrap=True)
     return ExitCode.DONE
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from iaflow.data.status import PauseStatus, RunStatus, StepEnd, StepStatus
+from iaflow.data.status import PauseStatus, RunStatus, StepEnd, StepStatus, WaitsFor
 
 __all__ = [
     "NO_INDEX",
@@ -20,6 +20,9 @@ __all__ = [
     "DecisionRecord",
     "EventRecord",
     "Failed",
+    "Fanned",
+    "ItemCounts",
+    "NewItems",
     "NewPause",
     "Outcome",
     "PauseRecord",
@@ -30,11 +33,13 @@ __all__ = [
     "RunRecord",
     "RunView",
     "Skipped",
+    "Spawned",
     "StepChange",
     "StepRecord",
     "StepTask",
     "StepView",
     "Succeeded",
+    "Timed",
     "VersionRecord",
 ]
 
@@ -66,6 +71,7 @@ class Claim:
     Attributes:
         attempt: executions begun so far, this one included; lost workers count.
         worker_losses: how many of these were lost with their worker.
+        earlier_attempts: how many others were before the run was reopened.
         token: fresh and random; every later write of the attempt must show it.
     """
 
@@ -77,11 +83,12 @@ class Claim:
     token: str
     slug: str
     content_hash: str
+    earlier_attempts: int = 0
 
     @property
     def try_number(self) -> int:
         """Attempts that count as tries, this one included: lost workers burn none."""
-        return self.attempt - self.worker_losses
+        return self.attempt - self.worker_losses - self.earlier_attempts
 
 
 # --- how an attempt ended
@@ -128,20 +135,72 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class NewPause:
-    """A question to people: form, what they see, digest of both, when it expires (seconds)."""
+    """
+    A question to people, or an event that is waited for.
+
+    Attributes:
+        ui_schema: the form; empty for an event.
+        shown: what people see.
+        digest: of what is shown, the form and the definition.
+        expires_in: seconds; None: it never does.
+        assignees: ``{"users": […], "roles": […]}`` who may answer; empty: anybody.
+        quorum: how many people must answer.
+        exclude_starter: who started the run may not answer.
+        event: the name of the signal, if this is an event.
+    """
 
     ui_schema: Mapping[str, Any]
     shown: Mapping[str, Any]
     digest: str
     expires_in: float | None = None
     assignees: Mapping[str, Any] = field(default_factory=dict)
+    quorum: int = 1
+    exclude_starter: bool = False
+    event: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """The step waits for people from now on; its worker is free."""
+    """The step waits for people, or for a signal, from now on; its worker is free."""
 
     pause: NewPause
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """The step waits until an instant; its worker is free."""
+
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """
+    The step wants a run of another pipeline.
+
+    Attributes:
+        content_hash: the version to run, which is kept.
+        parameters: the child run's, merged and validated.
+        wait: the step takes the child's end for its own.
+    """
+
+    content_hash: str
+    parameters: Mapping[str, Any]
+    wait: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Fanned:
+    """
+    The step runs once per item from now on.
+
+    Attributes:
+        items: the values, in order.
+        keys: the `concurrency_key` of each, in the same order; empty without one.
+    """
+
+    items: tuple[Any, ...]
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +210,7 @@ class Released:
     reason: str
 
 
-Outcome = Succeeded | Failed | Skipped | Paused | Released
+Outcome = Succeeded | Failed | Skipped | Paused | Timed | Spawned | Fanned | Released
 
 
 # --- what the planner is told, and what it decides
@@ -163,8 +222,8 @@ class RunView:
     The run's own row.
 
     Attributes:
-        live: steps that are ready, running, retrying or waiting.
-        paused: those of them that wait for people.
+        live: steps that are ready, running, retrying or waiting; of a foreach, its items.
+        paused: those of them that wait for people or signals.
         handled, unhandled: failures so far.
     """
 
@@ -180,12 +239,42 @@ class RunView:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemCounts:
+    """
+    How far the items of a foreach are; kept in the row of the step itself.
+
+    Attributes:
+        total: how many there are.
+        started: how many were made ready so far.
+        ended: how many of these have ended, in whatever way.
+        succeeded, failed: how many of these in which.
+        paused: how many wait for people or signals.
+    """
+
+    total: int
+    started: int = 0
+    ended: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    paused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class StepView:
-    """A step's row as the planner sees it; `decided` and `taken` count incoming transitions."""
+    """
+    A step's row as the planner sees it.
+
+    Attributes:
+        decided, taken: counts of incoming transitions.
+        waits_for: what it waits for, if it is waiting.
+        items: how far its items are, once it has some.
+    """
 
     status: StepStatus
     decided: int = 0
     taken: int = 0
+    waits_for: WaitsFor | None = None
+    items: ItemCounts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +299,11 @@ class StepChange:
         error: what is recorded for people and for `errors.…`.
         is_end: it succeeded and no transition of it was taken.
         handled: it failed and somebody takes care of it.
+        index: the item, if the row is one's.
+        waits_for: what it waits for from now on.
+        items: how far its items are.
+        output: what the planner itself gave it (the results of its items); else None.
+        concurrency_key: what must be free before it may be published.
     """
 
     step_id: str
@@ -221,6 +315,20 @@ class StepChange:
     error: Mapping[str, Any] | None = None
     is_end: bool = False
     handled: bool = False
+    index: int = NO_INDEX
+    waits_for: WaitsFor | None = None
+    items: ItemCounts | None = None
+    output: Any = None
+    concurrency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewItems:
+    """A step gets the rows of its items: `count` of them, the first `started` ready."""
+
+    step_id: str
+    count: int
+    started: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +398,13 @@ class RunRecord:
     parameters: Mapping[str, Any]
     outputs: Mapping[str, Any] | None
     source_folder: str | None = None
+    started_by: str | None = None
+    started_at: datetime | None = None
+    parent_run_id: str | None = None
+    parent_step_id: str | None = None
+    parent_index: int | None = None
+    parent_attempt: int | None = None
+    rerun_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +426,8 @@ class StepRecord:
     inputs: Any = None
     output: Any = None
     error: Mapping[str, Any] | None = None
+    waits_for: WaitsFor | None = None
+    items: ItemCounts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +463,10 @@ class PauseRecord:
     answered_at: datetime | None
     expires_at: datetime | None
     created_at: datetime
+    assignees: Mapping[str, Any] = field(default_factory=dict)
+    quorum: int = 1
+    exclude_starter: bool = False
+    event: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

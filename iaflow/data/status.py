@@ -19,6 +19,8 @@ __all__ = [
     "RunStatus",
     "StepEnd",
     "StepStatus",
+    "WAITS_FOR_OUTSIDE",
+    "WaitsFor",
 ]
 
 
@@ -68,6 +70,18 @@ class PauseStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+class WaitsFor(StrEnum):
+    """What a waiting step waits for, without a worker."""
+
+    PEOPLE = "people"
+    SIGNAL = "signal"
+    TIME = "time"
+    RUN = "run"
+
+
+WAITS_FOR_OUTSIDE: Final = frozenset({WaitsFor.PEOPLE, WaitsFor.SIGNAL})
+"""What somebody outside must do: a run in which all that lives waits for it is `waiting`."""
+
 LIVE_STEP: Final = frozenset(
     {StepStatus.READY, StepStatus.RUNNING, StepStatus.RETRYING, StepStatus.WAITING}
 )
@@ -80,20 +94,23 @@ END_OF_RUN: Final = frozenset({RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.
 
 _S = StepStatus
 STEP_CHANGES: Final[dict[StepStatus | None, frozenset[StepStatus]]] = {
-    None: frozenset({_S.PENDING, _S.READY, _S.SKIPPED, _S.CANCELLED}),
-    _S.PENDING: frozenset({_S.READY, _S.SKIPPED, _S.CANCELLED}),
+    None: frozenset({_S.PENDING, _S.READY, _S.FAILED, _S.SKIPPED, _S.CANCELLED}),
+    _S.PENDING: frozenset({_S.READY, _S.FAILED, _S.SKIPPED, _S.CANCELLED}),
     _S.READY: frozenset({_S.RUNNING, _S.CANCELLED}),
     _S.RUNNING: frozenset(
         {_S.READY, _S.RETRYING, _S.WAITING, _S.SUCCEEDED, _S.FAILED, _S.SKIPPED, _S.CANCELLED}
     ),
     _S.RETRYING: frozenset({_S.READY, _S.CANCELLED}),
-    _S.WAITING: frozenset({_S.SUCCEEDED, _S.FAILED, _S.CANCELLED}),
+    _S.WAITING: frozenset({_S.RETRYING, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED}),
     _S.SUCCEEDED: frozenset(),
-    _S.FAILED: frozenset({_S.PENDING}),
+    _S.FAILED: frozenset({_S.PENDING, _S.RUNNING}),
     _S.SKIPPED: frozenset({_S.PENDING}),
-    _S.CANCELLED: frozenset({_S.PENDING}),
+    _S.CANCELLED: frozenset({_S.PENDING, _S.RUNNING}),
 }
-"""Legal changes of a step. None: no row yet. Ends are final but for `retry`, which reopens."""
+"""
+Legal changes of a step. None: no row yet. Ends are final but for `retry`, which reopens: a
+foreach then runs on with those of its items that did not succeed.
+"""
 
 _R = RunStatus
 RUN_CHANGES: Final[dict[RunStatus | None, frozenset[RunStatus]]] = {

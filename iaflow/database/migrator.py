@@ -40,7 +40,7 @@ __all__ = [
     "upgrade",
 ]
 
-HEAD_REVISION = "iaflow_0001"
+HEAD_REVISION = "iaflow_0002"
 """The newest revision; the prefix keeps it apart from those of a host's own Alembic."""
 
 SCRIPTS = Path(iaflow.__file__).parent / "pipeline" / "migrations"

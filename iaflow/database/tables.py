@@ -58,8 +58,10 @@ class Tables:
     step_payloads: Table
     decisions: Table
     pauses: Table
+    pause_answers: Table
     events: Table
     key_holds: Table
+    rate_slots: Table
 
 
 @cache
@@ -69,6 +71,7 @@ def build_tables(schema: str | None) -> Tables:
     versions = _versions(metadata)
     pipelines = _pipelines(metadata, versions)
     runs = _runs(metadata, versions)
+    pauses = _pauses(metadata, runs)
     return Tables(
         metadata=metadata,
         pipelines=pipelines,
@@ -78,9 +81,11 @@ def build_tables(schema: str | None) -> Tables:
         steps=_steps(metadata),
         step_payloads=_step_payloads(metadata),
         decisions=_decisions(metadata),
-        pauses=_pauses(metadata, runs),
+        pauses=pauses,
+        pause_answers=_pause_answers(metadata, pauses),
         events=_events(metadata),
         key_holds=_key_holds(metadata, runs),
+        rate_slots=_rate_slots(metadata),
     )
 
 
@@ -142,6 +147,11 @@ def _runs(metadata: MetaData, versions: Table) -> Table:
         Column("created_at", INSTANT, nullable=False),
         Column("deadline_at", INSTANT),
         Column("finished_at", INSTANT),
+        # null while it is pending, behind `max_concurrent_runs`
+        Column("started_at", INSTANT),
+        Column("parent_attempt", Integer),
+        # the run whose recorded outputs it began with
+        Column("rerun_of", UUID),
         _one_of("status", RunStatus),
         CheckConstraint("live >= 0 AND paused >= 0 AND paused <= live", name="runs_counters"),
         CheckConstraint(
@@ -152,6 +162,7 @@ def _runs(metadata: MetaData, versions: Table) -> Table:
         Index("runs_by_slug", "slug", "run_id"),
         Index("runs_by_parent", "parent_run_id", **_where(text("parent_run_id IS NOT NULL"))),
         Index("runs_deadline", "deadline_at", **_where(unfinished)),
+        Index("runs_unfinished", "slug", "status", "run_id", **_where(unfinished)),
         postgresql_with={"fillfactor": "80"},
     )
 
@@ -170,6 +181,7 @@ def _steps(metadata: MetaData) -> Table:
     # No foreign key to the run here and in the other tables that every step writes: each
     # would cost one look-up and one row lock per row. Every writer holds the run's lock,
     # and pruning removes a run from all of them in one transaction.
+    held = text("status = 'ready' AND published_at IS NULL")
     return Table(
         "steps",
         metadata,
@@ -197,12 +209,20 @@ def _steps(metadata: MetaData) -> Table:
         Column("publishes", Integer, nullable=False, server_default="0"),
         Column("started_at", INSTANT),
         Column("finished_at", INSTANT),
+        Column("waits_for", String(16)),
+        # executions before `retry` reopened the run: they count no more
+        Column("earlier_attempts", Integer, nullable=False, server_default="0"),
+        # of a foreach: how far its items are
+        Column("items", JSON_TEXT),
         PrimaryKeyConstraint("run_id", "step_id", "item_index", name="steps_pkey"),
         _one_of("status", StepStatus),
         _one_of("end", StepEnd, nullable=True),
         Index("steps_ready", "published_at", **_where(text("status = 'ready'"))),
         Index("steps_lease", "lease_until", **_where(text("status = 'running'"))),
         Index("steps_due", "due_at", **_where(text("status IN ('retrying', 'waiting')"))),
+        # ready, but behind a key or a rate: without a message
+        Index("steps_held", "due_at", **_where(held)),
+        Index("steps_by_key", "concurrency_key", "run_id", "ready_seq", **_where(held)),
         postgresql_with={"fillfactor": "80"},
     )
 
@@ -219,6 +239,10 @@ def _step_payloads(metadata: MetaData) -> Table:
         Column("error", JSON_TEXT),
         # a result that came after the run's end: kept for people, without effect
         Column("discarded", JSON_TEXT),
+        # the value that an item of a foreach is about
+        Column("item", JSON_TEXT),
+        # what routing services answered about the step's end
+        Column("judged", JSON_TEXT),
         PrimaryKeyConstraint("run_id", "step_id", "item_index", name="step_payloads_pkey"),
     )
 
@@ -262,6 +286,10 @@ def _pauses(metadata: MetaData, runs: Table) -> Table:
         Column("answered_at", INSTANT),
         Column("expires_at", INSTANT),
         Column("created_at", INSTANT, nullable=False),
+        Column("quorum", Integer, nullable=False, server_default="1"),
+        Column("exclude_starter", Boolean, nullable=False, server_default=false()),
+        # the signal's name, if an event is waited for and no person
+        Column("event", Text),
         _one_of("status", PauseStatus),
         Index("pauses_of_run", "run_id"),
         Index("pauses_open", "created_at", **_where(text("status = 'open'"))),
@@ -271,6 +299,24 @@ def _pauses(metadata: MetaData, runs: Table) -> Table:
             "answered_at",
             **_where(text("status IN ('answered', 'expired') AND NOT is_settled")),
         ),
+    )
+
+
+def _pause_answers(metadata: MetaData, pauses: Table) -> Table:
+    return Table(
+        "pause_answers",
+        metadata,
+        Column(
+            "pause_id",
+            UUID,
+            ForeignKey(pauses.c.pause_id, ondelete="CASCADE"),
+            nullable=False,
+        ),
+        Column("answered_by", Text, nullable=False),
+        Column("answer", JSON_TEXT, nullable=False),
+        Column("answer_key", Text),
+        Column("answered_at", INSTANT, nullable=False),
+        PrimaryKeyConstraint("pause_id", "answered_by", name="pause_answers_pkey"),
     )
 
 
@@ -295,6 +341,15 @@ def _key_holds(metadata: MetaData, runs: Table) -> Table:
         Column("step_id", Text, nullable=False),
         Column("item_index", Integer, nullable=False),
         Column("held_since", INSTANT, nullable=False),
+    )
+
+
+def _rate_slots(metadata: MetaData) -> Table:
+    return Table(
+        "rate_slots",
+        metadata,
+        Column("name", Text, primary_key=True),
+        Column("next_at", INSTANT, nullable=False),
     )
 
 

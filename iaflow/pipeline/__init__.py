@@ -4,6 +4,22 @@ Decides nothing itself: it is the door for step authors. Never imports a room ab
 Called by every steps module.
 """
 
-from iaflow.pipeline.step import HumanInputStep, Step, StepContext
+from iaflow.pipeline.step import (
+    EventStep,
+    HumanInputStep,
+    PipelineStep,
+    Step,
+    StepContext,
+    TerminateStep,
+    WaitStep,
+)
 
-__all__ = ["HumanInputStep", "Step", "StepContext"]
+__all__ = [
+    "EventStep",
+    "HumanInputStep",
+    "PipelineStep",
+    "Step",
+    "StepContext",
+    "TerminateStep",
+    "WaitStep",
+]

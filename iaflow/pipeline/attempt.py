@@ -11,19 +11,21 @@ import inspect
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from iaflow.concurrency import run_blocking
-from iaflow.data.records import NO_INDEX, Failed, NewPause, Outcome, Paused, Skipped, Succeeded
+from iaflow.data.records import NO_INDEX, Failed, Outcome, Skipped
 from iaflow.data.status import StepEnd
 from iaflow.errors import Fail, Retry, Skip, exception_code
-from iaflow.pipeline.definition import StepType, check_json_value
+from iaflow.pipeline.definition import StepType
+from iaflow.pipeline.endings import MESSAGE_KEPT
 from iaflow.pipeline.engine import Claimed, Engine
-from iaflow.pipeline.forms import form_digest
-from iaflow.pipeline.graph import Node
+from iaflow.pipeline.graph import Graph, Node
+from iaflow.pipeline.kinds import conclude_work, fan_out
 from iaflow.pipeline.loader import StepLoader, StepNotLoadable
+from iaflow.pipeline.neighbours import find_pipeline
 from iaflow.pipeline.services import ServiceMissing, ServiceRegistry
 from iaflow.pipeline.step import Step, StepContext
 from iaflow.telemetry import get_logger, step_context
@@ -32,7 +34,6 @@ __all__ = ["Attempt", "Heartbeat", "Progress"]
 
 _log = get_logger(__name__)
 
-MESSAGE_KEPT = 4_096
 TRACE_KEPT = 16_384
 
 
@@ -50,6 +51,7 @@ class Attempt:
 
     Args:
         claimed: the claim with its resolved inputs.
+        engine: what the claim is from.
         loader: finds the step's class.
         services: what the step is given.
         report: is told the step's progress.
@@ -58,11 +60,13 @@ class Attempt:
     def __init__(
         self,
         claimed: Claimed,
+        engine: Engine,
         loader: StepLoader,
         services: ServiceRegistry,
         report: Callable[[Progress], None] | None = None,
     ) -> None:
         self.claimed = claimed
+        self._engine = engine
         self._loader = loader
         self._services = services
         self._report = report
@@ -79,6 +83,9 @@ class Attempt:
         claim = self.claimed.claim
         if self.claimed.inputs.fault is not None:
             return self.claimed.inputs.fault
+        fanned = fan_out(self.claimed)
+        if fanned is not None:
+            return fanned
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.ensure_future(self._work_in_time())
         with step_context(run_id=claim.run_id, step_id=claim.step_id, attempt=claim.try_number):
@@ -147,24 +154,25 @@ class Attempt:
             result = await run_blocking(step.work, data)
             if inspect.isawaitable(result):
                 result = await result
-        if node.step.type is StepType.HUMAN_INPUT:
-            return self._ask(node, result)
-        return _check_output(step, node, result)
+        model = type(step).Output
+        if model is not None and node.step.type is StepType.TASK:
+            try:
+                result = model.model_validate(result).model_dump(mode="json")
+            except ValueError as error:
+                return Failed("output_invalid", _short(str(error)), retryable=False)
+        outcome = conclude_work(
+            self.claimed,
+            result,
+            now=self._engine.clock.now(),
+            find_pipeline=self._find_pipeline,
+            keep_version=self._engine.keep_version,
+        )
+        if isinstance(outcome, Failed):
+            return replace(outcome, message=_short(outcome.message))
+        return outcome
 
-    def _ask(self, node: Node, extra: Any) -> Outcome:
-        config = node.step.config
-        shown = self.claimed.inputs.shown
-        if shown is None:
-            shown = {} if node.step.inputs is None else self.claimed.inputs.data
-        if extra:
-            shown = {**(shown if isinstance(shown, dict) else {"value": shown}), **extra}
-        _, problems = check_json_value(shown)
-        if problems:
-            return Failed("output_invalid", _short(problems[0].message), retryable=False)
-        ui_schema = config.get("ui_schema") or {}
-        digest = form_digest(ui_schema, shown, self.claimed.claim.content_hash)
-        expires_in = config.get("expires_in", node.step.policy.timeout)
-        return Paused(NewPause(ui_schema, shown, digest, expires_in))
+    def _find_pipeline(self, slug: str, folder: str | None) -> Graph | None:
+        return find_pipeline(slug, folder, self._engine.pipelines)
 
     def _context(self) -> StepContext:
         claim = self.claimed.claim
@@ -262,36 +270,6 @@ def _validate_input(step: Step, data: Any) -> tuple[Any, Failed | None]:
         return model.model_validate(data), None
     except ValueError as error:
         return None, Failed("input_invalid", _short(str(error)), retryable=False)
-
-
-def _check_output(step: Step, node: Node, result: Any) -> Outcome:
-    model = type(step).Output
-    if model is not None:
-        try:
-            result = model.model_validate(result).model_dump(mode="json")
-        except ValueError as error:
-            return Failed("output_invalid", _short(str(error)), retryable=False)
-    if not isinstance(result, Mapping):
-        return Failed(
-            "output_invalid",
-            f"work() of step {node.step.id!r} returned {type(result).__name__}; it must return "
-            "a JSON object (a dict)",
-            retryable=False,
-        )
-    output = result if isinstance(result, dict) else dict(result)
-    text, problems = check_json_value(output)
-    if problems:
-        where = f" at {problems[0].pointer}" if problems[0].pointer else ""
-        return Failed("output_invalid", _short(problems[0].message + where), retryable=False)
-    missing = [name for name in node.step.outputs or () if name not in output]
-    if missing:
-        return Failed(
-            "output_missing",
-            f"step {node.step.id!r} promised the outputs {', '.join(node.step.outputs or ())} "
-            f"and gave none named {', '.join(missing)}",
-            retryable=False,
-        )
-    return Succeeded(output, text)
 
 
 def _failed(error: BaseException) -> Failed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -164,7 +165,7 @@ def compile_definition(
 class _Facts:
     """What the rules look at; every rule yields what it finds, and none stops another."""
 
-    __slots__ = ("before", "graph", "parameters", "queues", "speller", "words")
+    __slots__ = ("before", "graph", "parameters", "promises", "queues", "speller", "words")
 
     def __init__(
         self,
@@ -178,6 +179,8 @@ class _Facts:
         self.parameters = parameters
         self.queues = queues
         self.speller = Speller()
+        # Looked up once for each step: one may promise thousands, and be read as often.
+        self.promises: dict[tuple[str, bool], dict[str, None] | None] = {}
         self.words = (*RESERVED_ROOTS, *graph.nodes)
 
 
@@ -297,14 +300,19 @@ def _judge_step(facts: _Facts, path: Path, pointer: str, view: _View) -> Problem
 
 def _judge_output(facts: _Facts, node: Node, path: Path, pointer: str) -> Problem | None:
     """Compare the keys of a path with the output that a step promises, if it does."""
-    promised = _promised(node)
     segments = path.segments
-    if node.step.foreach is not None and segments[:1] == ("results",):
-        # Below the list of results stand a place in it and then what each item promises.
-        promised, segments = node.step.outputs, segments[2:]
+    # Below the list of results stand a place in it and then what each item promises.
+    of_item = node.step.foreach is not None and segments[:1] == ("results",)
+    if of_item:
+        segments = segments[2:]
+    key = (node.step.id, of_item)
+    if key not in facts.promises:
+        names = node.step.outputs if of_item else _promised(node)
+        facts.promises[key] = None if names is None else dict.fromkeys(names)
+    promised = facts.promises[key]
     if not segments or promised is None or segments[0] in promised:
         return None
-    known = ", ".join(promised) or "nothing"
+    known = ", ".join(islice(promised, 20)) or "nothing"
     hint = facts.speller.hint(segments[0], promised) or f"it promises {known[:200]}"
     message = f"step `{node.step.id}` has no output {clip(segments[0])}"
     return Problem("output_undeclared", pointer, message, hint)
@@ -412,6 +420,12 @@ def _check_steps(facts: _Facts) -> Iterator[Problem]:
         if step.foreach is not None and step.type not in {StepType.TASK, StepType.PIPELINE}:
             message = f"`foreach` is for tasks and pipelines, not for type {step.type}"
             yield Problem("key_misplaced", f"{here}/foreach", message)
+        if step.foreach is not None and isinstance(step.foreach.items, str):
+            template = node.foreach_items
+            if template is not None and not (template.is_reference or template.is_broken):
+                message = "text is never a list of items"
+                hint = "write a list, or one template such as {{ step.list }}"
+                yield Problem("value_invalid", f"{here}/foreach/items", message, hint)
         if step.concurrency_key is not None and step.type is StepType.HUMAN_INPUT:
             message = "people are not limited by a `concurrency_key`"
             yield Problem("key_misplaced", f"{here}/concurrency_key", message)

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from iaflow.errors import Problem
-from iaflow.pipeline.definition import nearest
+from iaflow.pipeline.definition import CLASS_NAME, MODULE_NAME, nearest
 from iaflow.pipeline.expressions import (
     ALWAYS,
     MAX_DEPTH,
@@ -33,9 +33,17 @@ from iaflow.pipeline.expressions import (
 )
 from iaflow.pipeline.operators import ALIASES, OPERATORS, UNARY, OperandInvalid, describe
 from iaflow.pipeline.paths import Path, TemplateSyntaxError, parse_path
+from iaflow.pipeline.reading import clip
 from iaflow.pipeline.strict_json import join_pointer
 
-__all__ = ["CODES", "parse_condition"]
+__all__ = [
+    "AGENT_KEYS",
+    "CODES",
+    "COMPARE_KEYS",
+    "CONDITION_KEYS",
+    "FUNCTION_KEYS",
+    "parse_condition",
+]
 
 CODES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -65,7 +73,7 @@ def parse_condition(value: Any) -> tuple[Condition | None, list[Problem]]:
     return (None if parser.problems else condition), parser.problems
 
 
-_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+CONDITION_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "expression": ("config",),
     "all": ("conditions",),
     "any": ("conditions",),
@@ -73,9 +81,9 @@ _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "function": ("config",),
     "agent": ("config",),
 }
-_COMPARE_KEYS: Final = ("source", "operator", "value", "value_source")
-_FUNCTION_KEYS: Final = ("module", "function", "arguments")
-_AGENT_KEYS: Final = ("service", "question", "choices", "choice")
+COMPARE_KEYS: Final = ("source", "operator", "value", "value_source")
+FUNCTION_KEYS: Final = ("module", "function", "arguments")
+AGENT_KEYS: Final = ("service", "question", "choices", "choice")
 _PARAMETER: Final = "parameter:"
 
 
@@ -136,11 +144,11 @@ class _Parser:
 
     def _parse_object(self, value: dict[str, Any], pointer: str, depth: int) -> Condition:
         kind = value.get("type")
-        if not isinstance(kind, str) or kind not in _KEYS:
-            hint = _hint(kind, _KEYS) or f"one of {', '.join(_KEYS)}"
+        if not isinstance(kind, str) or kind not in CONDITION_KEYS:
+            hint = _hint(kind, CONDITION_KEYS) or f"one of {', '.join(CONDITION_KEYS)}"
             where = f"{pointer}/type" if "type" in value else pointer
             raise self._refuse(where, "the condition needs a known `type`", hint)
-        self._check_keys(value, ("type", *_KEYS[kind]), _KEYS[kind], pointer)
+        self._check_keys(value, ("type", *CONDITION_KEYS[kind]), CONDITION_KEYS[kind], pointer)
         match kind:
             case "all" | "any":
                 group = self._parse_group(value["conditions"], f"{pointer}/conditions", depth)
@@ -166,7 +174,7 @@ class _Parser:
         )
 
     def _parse_compare(self, config: dict[str, Any], pointer: str) -> Condition:
-        self._check_keys(config, _COMPARE_KEYS, ("source", "operator"), pointer)
+        self._check_keys(config, COMPARE_KEYS, ("source", "operator"), pointer)
         left = self._parse_path(config["source"], f"{pointer}/source")
         name = self._parse_operator(config["operator"], f"{pointer}/operator")
         if "value" in config and "value_source" in config:
@@ -193,7 +201,7 @@ class _Parser:
             path = parse_path(text)
         except TemplateSyntaxError as error:
             if text.lstrip().startswith("{{"):
-                hint = f"write {text.strip('{} ')}"
+                hint = f"write {text.strip('{} ')[:200]}"
                 raise self._refuse(
                     pointer, "paths in conditions stand without braces", hint, "path_syntax"
                 ) from None
@@ -212,17 +220,23 @@ class _Parser:
         )
 
     def _parse_function(self, config: dict[str, Any], pointer: str, node: str) -> Condition:
-        self._check_keys(config, _FUNCTION_KEYS, ("module", "function"), pointer)
+        self._check_keys(config, FUNCTION_KEYS, ("module", "function"), pointer)
         arguments = config.get("arguments", {})
         if not isinstance(arguments, dict):
             raise self._refuse(f"{pointer}/arguments", "`arguments` is an object")
         module = self._parse_word(config, "module", pointer)
+        for key, pattern in (("module", MODULE_NAME), ("function", CLASS_NAME)):
+            word = config[key]
+            if isinstance(word, str) and word.strip() and not pattern.fullmatch(word):
+                message = f"{clip(word)} is no legal `{key}`"
+                hint = "letters, digits and _, no part beginning with _"
+                self._refuse(f"{pointer}/{key}", message, hint, "name_invalid")
         return FunctionCondition(
             module, self._parse_word(config, "function", pointer), arguments, node
         )
 
     def _parse_agent(self, config: dict[str, Any], pointer: str, node: str) -> Condition:
-        self._check_keys(config, _AGENT_KEYS, _AGENT_KEYS, pointer)
+        self._check_keys(config, AGENT_KEYS, AGENT_KEYS, pointer)
         service = self._parse_word(config, "service", pointer)
         question = self._parse_word(config, "question", pointer)
         choices, choice = config["choices"], config["choice"]
@@ -284,7 +298,7 @@ class _Parser:
             raise self._refuse(
                 pointer,
                 "`value` is a literal and knows no templates",
-                f'write "value_source": "{value.strip("{} ")}"',
+                f'write "value_source": "{value.strip("{} ")[:200]}"',
             )
 
     def _refuse_syntax(self, code: str, pointer: str, error: TemplateSyntaxError) -> _Invalid:

@@ -53,6 +53,7 @@ __all__ = [
     "Otherwise",
     "ParameterTruthy",
     "Verdict",
+    "VerdictMissing",
     "code_conditions",
     "evaluate",
     "parse_condition",
@@ -99,6 +100,19 @@ class ConditionFailed(IaflowError):
         super().__init__(message)
 
 
+class VerdictMissing(Exception):
+    """
+    A condition needs code, and no worker has judged it yet.
+
+    Attributes:
+        pointer: which one, relative to the transition's condition.
+    """
+
+    def __init__(self, pointer: str) -> None:
+        self.pointer = pointer
+        super().__init__(pointer)
+
+
 def evaluate(
     condition: Condition,
     scope: Scope,
@@ -119,6 +133,7 @@ def evaluate(
     Raises:
         ConditionFailed: a path finds nothing, a path alone is no boolean, the subject of
             `matches` is too long, or code failed.
+        VerdictMissing: a part of it needs code, and is not among the recorded.
     """
     match condition:
         case Compare():
@@ -280,7 +295,7 @@ def _read_record(
 ) -> Mapping[str, Any]:
     record = None if recorded is None else recorded.get(pointer)
     if record is None:
-        raise _failed("condition_invalid", "its verdict was not recorded", reason)
+        raise VerdictMissing(pointer)
     if "error" in record:
         message = str(record.get("message", "its code failed"))
         raise _failed(str(record["error"]), message, reason)

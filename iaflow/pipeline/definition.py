@@ -39,13 +39,31 @@ from iaflow.pipeline.strict_json import (
 
 __all__ = [
     "BUILT_IN_CLASSES",
+    "CLASS_NAME",
     "CODES",
+    "DOCUMENT_KEYS",
+    "FLOW_KEYS",
+    "FOREACH_KEYS",
+    "JOIN_KEYS",
+    "JOIN_WORDS",
     "LANGUAGE_VERSION",
     "MAX_ITEMS",
     "MAX_SECONDS",
     "MAX_STEPS",
     "MAX_TRANSITIONS",
+    "MODULE_NAME",
+    "ON_FAILURE_OF_RUN",
+    "ON_FAILURE_OF_STEP",
+    "POLICY_KEYS",
+    "RANGES",
+    "RATE_LIMIT",
     "RESERVED_IDS",
+    "ROUTINGS",
+    "RULE_KEYS",
+    "SLUG",
+    "STEP_ID",
+    "STEP_KEYS",
+    "TRANSITION_KEYS",
     "UNATTENDED",
     "Definition",
     "ErrorPolicy",
@@ -68,6 +86,7 @@ LANGUAGE_VERSION: Final = 1
 MAX_STEPS: Final = 10_000
 MAX_TRANSITIONS: Final = 50_000
 MAX_ITEMS: Final = 100_000
+MAX_POLICIES: Final = 100
 MAX_SECONDS: Final = 1_000_000_000
 """The longest duration that can be written, some 31 years: later instants have no calendar."""
 
@@ -130,29 +149,48 @@ def default_slug(name: str, version: str) -> str:
 
 # --- names and ranges
 
-_ID: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,127}")
-_CLASS_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,199}")
-_MODULE_NAME: Final = re.compile(r"(?=.{1,200}\Z)[A-Za-z][A-Za-z0-9_]*(?:\.[A-Za-z][A-Za-z0-9_]*)*")
-_SLUG: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,199}")
+STEP_ID: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,127}")
+CLASS_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,199}")
+MODULE_NAME: Final = re.compile(r"(?=.{1,200}$)[A-Za-z][A-Za-z0-9_]*(?:\.[A-Za-z][A-Za-z0-9_]*)*")
+SLUG: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,199}")
 _NOT_IN_SLUG: Final = re.compile(r"[^a-z0-9]+")
-_RATE: Final = re.compile(r"[1-9][0-9]{0,6}/[smh]")
+RATE_LIMIT: Final = re.compile(r"[1-9][0-9]{0,6}/[smh]")
 
-_DOCUMENT_KEYS: Final = frozenset(
+DOCUMENT_KEYS: Final = frozenset(
     "name description version tags slug parameters input_schema steps flow error_handling outputs"
     " policies max_concurrent_runs language metadata".split()
 )
-_STEP_KEYS: Final = frozenset(
+STEP_KEYS: Final = frozenset(
     "id type module step_class name description tags inputs config outputs error_handling join"
     " routing foreach cancels concurrency_key queue priority rate_limit pipeline wait".split()
 )
-_FLOW_KEYS: Final = frozenset({"start_at", "transitions", "paths"})
-_TRANSITION_KEYS: Final = frozenset({"from", "to", "condition", "on", "name"})
-_POLICY_KEYS: Final = frozenset(
+FLOW_KEYS: Final = frozenset({"start_at", "transitions", "paths"})
+TRANSITION_KEYS: Final = frozenset({"from", "to", "condition", "on", "name"})
+POLICY_KEYS: Final = frozenset(
     "retries retry_delay backoff max_delay jitter retry_on give_up_on timeout max_worker_losses"
     " on_failure".split()
 )
-_FOREACH_KEYS: Final = frozenset({"items", "max_parallel", "tolerated_failures", "n"})
-_JOIN_KEYS: Final = frozenset({"type", "n", "cancel_remaining"})
+FOREACH_KEYS: Final = frozenset({"items", "max_parallel", "tolerated_failures", "n"})
+JOIN_KEYS: Final = frozenset({"type", "n", "cancel_remaining"})
+RULE_KEYS: Final = frozenset({"every_path_to", "must_pass"})
+"""Keys of one of the `policies`, which POLICY_KEYS, those of error handling, are not."""
+
+JOIN_WORDS: Final = ("all_taken", "all_success", "any")
+ROUTINGS: Final = ("inclusive", "exclusive")
+ON_FAILURE_OF_RUN: Final = ("fail_fast", "run_independent")
+ON_FAILURE_OF_STEP: Final = ("fail", "continue")
+
+RANGES: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
+    {
+        "max_concurrent_runs": (1, 1_000_000),
+        "priority": (0, 9),
+        "retries": (0, 100),
+        "backoff": (1, 1_000_000),
+        "jitter": (0, 1),
+        "max_worker_losses": (0, 10_000),
+    }
+)
+"""Bounds of numbers, both included; those of durations and counts are the limits above."""
 
 
 # --- the document
@@ -162,10 +200,10 @@ def _read_document(document: Any, findings: Findings) -> Definition | None:
     if not isinstance(document, dict):
         findings.break_off("type_wrong", "", "a definition is a JSON object", "begin with { … }")
         return None
-    top = Reader(document, "", findings, _DOCUMENT_KEYS)
+    top = Reader(document, "", findings, DOCUMENT_KEYS)
     name = top.word("name") if top.require("name") else None
     version = top.word("version") or "1.0"
-    rules = top.inner("error_handling", _POLICY_KEYS | {"run_timeout"})
+    rules = top.inner("error_handling", POLICY_KEYS | {"run_timeout"})
     defaults = _read_policy(rules) if rules else {}
     steps = _read_steps(top, defaults)
     start_at, transitions, key = _read_flow(top)
@@ -183,7 +221,7 @@ def _read_document(document: Any, findings: Findings) -> Definition | None:
         outputs=top.mapping("outputs"),
         on_failure=_read_run_rule(rules) or "fail_fast",
         run_timeout=rules.number("run_timeout", 0, MAX_SECONDS, above=True) if rules else None,
-        max_concurrent_runs=top.whole("max_concurrent_runs", 1, 1_000_000),
+        max_concurrent_runs=top.whole("max_concurrent_runs", *RANGES["max_concurrent_runs"]),
         policies=_read_policies(top),
         metadata=top.mapping("metadata") or {},
         language=_read_language(top),
@@ -197,11 +235,11 @@ def _read_document(document: Any, findings: Findings) -> Definition | None:
 def _read_slug(top: Reader, name: str | None, version: str) -> str:
     if "slug" in top.members:
         wanted = "lower-case letters, digits, - and _, at most 200"
-        return top.matching("slug", _SLUG, "slug_invalid", wanted) or ""
+        return top.matching("slug", SLUG, "slug_invalid", wanted) or ""
     if name is None:
         return ""
     slug = default_slug(name, version)
-    if not _SLUG.fullmatch(slug):
+    if not SLUG.fullmatch(slug):
         message = "the name gives no slug: it has no Latin letters or digits, or is too long"
         top.refuse("slug_invalid", "name", message, "add a `slug`")
     return slug
@@ -224,18 +262,22 @@ def _read_schema(top: Reader) -> dict[str, Any] | bool | None:
 
 
 def _read_run_rule(rules: Reader | None) -> str | None:
-    return rules.one_of("on_failure", ("fail_fast", "run_independent")) if rules else None
+    return rules.one_of("on_failure", ON_FAILURE_OF_RUN) if rules else None
 
 
 def _read_policies(top: Reader) -> tuple[dict[str, Any], ...]:
-    keys = frozenset({"every_path_to", "must_pass"})
-    policies = []
-    for index, value in enumerate(top.items("policies") or ()):
-        rule = _enter(value, join_pointer("/policies", index), "a policy", keys, top.findings)
+    policies: list[dict[str, Any]] = []
+    given = top.items("policies") or []
+    if len(given) > MAX_POLICIES:
+        message = f"{len(given):,} policies are more than the limit of {MAX_POLICIES}"
+        top.refuse("limit_exceeded", "policies", message)
+        return ()
+    for index, value in enumerate(given):
+        rule = _enter(value, join_pointer("/policies", index), "a policy", RULE_KEYS, top.findings)
         if rule is None:
             continue
-        wanted = [rule.word(key) for key in sorted(keys) if rule.require(key)]
-        if len(wanted) == len(keys) and all(wanted):
+        wanted = [rule.word(key) for key in sorted(RULE_KEYS) if rule.require(key)]
+        if len(wanted) == len(RULE_KEYS) and all(wanted):
             policies.append(rule.members)
     return tuple(policies)
 
@@ -268,7 +310,7 @@ def _read_steps(top: Reader, defaults: dict[str, Any]) -> tuple[StepDefinition, 
     steps: list[StepDefinition] = []
     taken: dict[str, str] = {}
     for position, value in enumerate(values):
-        entry = _enter(value, f"/steps/{position}", "a step", _STEP_KEYS, findings)
+        entry = _enter(value, f"/steps/{position}", "a step", STEP_KEYS, findings)
         step_id = _read_id(entry, taken) if entry else None
         if entry is None or step_id is None:
             findings.broken = True
@@ -281,27 +323,30 @@ def _read_id(entry: Reader, taken: dict[str, str]) -> str | None:
     if not entry.require("id"):
         return None
     wanted = "a letter, then up to 127 letters, digits, _ and -"
-    step_id = entry.matching("id", _ID, "id_invalid", wanted)
+    step_id = entry.matching("id", STEP_ID, "id_invalid", wanted)
     if step_id is None:
         return None
     if step_id in RESERVED_IDS:
         entry.refuse("id_reserved", "id", f"`{step_id}` is a word of templates", "take another id")
         return None
-    before = taken.setdefault(step_id.lower(), step_id)
-    if before is not step_id:
-        message = f"there is a step `{before}` already"
+    if step_id.lower() in taken:
+        message = f"there is a step `{taken[step_id.lower()]}` already"
         entry.refuse("id_duplicate", "id", message, "ids differ in more than upper and lower case")
         return None
+    taken[step_id.lower()] = step_id
     return step_id
 
 
 def _read_step(
     entry: Reader, step_id: str, position: int, defaults: dict[str, Any]
 ) -> StepDefinition:
-    step_type = entry.choice("type", StepType) or StepType.TASK
-    module, step_class = _read_class(entry, step_type)
-    routing = entry.one_of("routing", ("inclusive", "exclusive"))
-    rate = entry.matching("rate_limit", _RATE, "value_invalid", "such as 10/s, 100/m or 500/h")
+    chosen = entry.choice("type", StepType)
+    step_type = chosen or StepType.TASK
+    # Of a type that is misspelt nobody knows whether it needs a class.
+    is_known = chosen is not None or "type" not in entry.members
+    module, step_class = _read_class(entry, step_type) if is_known else (None, None)
+    routing = entry.one_of("routing", ROUTINGS)
+    rate = entry.matching("rate_limit", RATE_LIMIT, "value_invalid", "such as 10/s, 100/m or 500/h")
     return StepDefinition(
         id=step_id,
         type=step_type,
@@ -321,7 +366,7 @@ def _read_step(
         cancels=entry.words("cancels") or (),
         concurrency_key=entry.word("concurrency_key"),
         queue=entry.word("queue"),
-        priority=entry.whole("priority", 0, 9),
+        priority=entry.whole("priority", *RANGES["priority"]),
         rate_limit=rate,
         pipeline=_read_pipeline(entry, step_type),
         wait=entry.flag("wait") is not False,
@@ -331,8 +376,8 @@ def _read_step(
 def _read_class(entry: Reader, step_type: StepType) -> tuple[str | None, str | None]:
     """Read where the class of a step is; the built-in ones of the other types need no module."""
     wanted = "letters, digits and _, no part beginning with _"
-    module = entry.matching("module", _MODULE_NAME, "name_invalid", wanted)
-    step_class = entry.matching("step_class", _CLASS_NAME, "name_invalid", wanted)
+    module = entry.matching("module", MODULE_NAME, "name_invalid", wanted)
+    step_class = entry.matching("step_class", CLASS_NAME, "name_invalid", wanted)
     built_in = BUILT_IN_CLASSES.get(step_type)
     if "step_class" not in entry.members:
         if built_in is None or "module" in entry.members:
@@ -348,7 +393,7 @@ def _read_class(entry: Reader, step_type: StepType) -> tuple[str | None, str | N
 def _read_pipeline(entry: Reader, step_type: StepType) -> str | None:
     if step_type is StepType.PIPELINE:
         entry.require("pipeline", "the slug of the pipeline to run")
-        return entry.matching("pipeline", _SLUG, "slug_invalid", "the slug of a pipeline")
+        return entry.matching("pipeline", SLUG, "slug_invalid", "the slug of a pipeline")
     for key in ("pipeline", "wait"):
         if key in entry.members:
             message = f"`{key}` has a meaning only on steps of type pipeline"
@@ -359,10 +404,10 @@ def _read_pipeline(entry: Reader, step_type: StepType) -> str | None:
 def _read_join(entry: Reader) -> Join:
     value = entry.members.get("join", JoinType.ALL_TAKEN.value)
     if isinstance(value, str):
-        value = {"type": entry.one_of("join", ("all_taken", "all_success", "any")) or "all_taken"}
-        rule = Reader(value, "", entry.findings, _JOIN_KEYS)
+        value = {"type": entry.one_of("join", JOIN_WORDS) or "all_taken"}
+        rule = Reader(value, "", entry.findings, JOIN_KEYS)
     elif isinstance(value, dict):
-        rule = Reader(value, join_pointer(entry.pointer, "join"), entry.findings, _JOIN_KEYS)
+        rule = Reader(value, join_pointer(entry.pointer, "join"), entry.findings, JOIN_KEYS)
         rule.require("type")
     else:
         entry.refuse_type("join", "a string or an object")
@@ -381,7 +426,7 @@ def _read_join(entry: Reader) -> Join:
 
 
 def _read_foreach(entry: Reader) -> Foreach | None:
-    rule = entry.inner("foreach", _FOREACH_KEYS)
+    rule = entry.inner("foreach", FOREACH_KEYS)
     if rule is None:
         return None
     items = rule.members.get("items") if rule.require("items", "a list or a template") else []
@@ -404,15 +449,15 @@ def _read_foreach(entry: Reader) -> Foreach | None:
 def _read_policy(rule: Reader) -> dict[str, Any]:
     """Return the keys of an `error_handling` that both levels know and that are given."""
     values = {
-        "retries": rule.whole("retries", 0, 100),
+        "retries": rule.whole("retries", *RANGES["retries"]),
         "retry_delay": rule.number("retry_delay", 0, MAX_SECONDS),
-        "backoff": rule.number("backoff", 1, 1_000_000),
+        "backoff": rule.number("backoff", *RANGES["backoff"]),
         "max_delay": rule.number("max_delay", 0, MAX_SECONDS),
-        "jitter": rule.number("jitter", 0, 1),
+        "jitter": rule.number("jitter", *RANGES["jitter"]),
         "retry_on": rule.words("retry_on"),
         "give_up_on": rule.words("give_up_on"),
         "timeout": rule.number("timeout", 0, MAX_SECONDS, above=True),
-        "max_worker_losses": rule.whole("max_worker_losses", 0, 10_000),
+        "max_worker_losses": rule.whole("max_worker_losses", *RANGES["max_worker_losses"]),
     }
     return {key: value for key, value in values.items() if value is not None}
 
@@ -423,13 +468,13 @@ def _merge_policy(entry: Reader, step_type: StepType, defaults: dict[str, Any]) 
         policy.pop("timeout", None)
         policy.pop("retries", None)
     # Known here as well, so that it can be said where it belongs.
-    rule = entry.inner("error_handling", _POLICY_KEYS | {"run_timeout"})
+    rule = entry.inner("error_handling", POLICY_KEYS | {"run_timeout"})
     if rule is not None:
         if "run_timeout" in rule.members:
             message = "`run_timeout` is about the run"
             rule.refuse("key_misplaced", "run_timeout", message, "write it at the document's level")
         policy |= _read_policy(rule)
-        policy["on_failure"] = rule.one_of("on_failure", ("fail", "continue")) or "fail"
+        policy["on_failure"] = rule.one_of("on_failure", ON_FAILURE_OF_STEP) or "fail"
     return ErrorPolicy(**policy)
 
 
@@ -437,7 +482,7 @@ def _merge_policy(entry: Reader, step_type: StepType, defaults: dict[str, Any]) 
 
 
 def _read_flow(top: Reader) -> tuple[str, tuple[Transition, ...], str]:
-    flow = top.inner("flow", _FLOW_KEYS) if top.require("flow") else None
+    flow = top.inner("flow", FLOW_KEYS) if top.require("flow") else None
     if flow is None:
         top.findings.broken = True
         return "", (), "transitions"
@@ -470,7 +515,7 @@ def _warn_of_paths(flow: Reader) -> None:
 
 
 def _read_transition(value: Any, index: int, pointer: str, findings: Findings) -> Transition | None:
-    entry = _enter(value, pointer, "a transition", _TRANSITION_KEYS, findings)
+    entry = _enter(value, pointer, "a transition", TRANSITION_KEYS, findings)
     if entry is None:
         findings.broken = True
         return None

@@ -372,7 +372,7 @@ class _Reader:
             near = difflib.get_close_matches(left.root.lower()[:64], ["always", "otherwise"], n=1)
             raise TemplateSyntaxError(
                 begin + 1,
-                f"{left.text!r} alone is an object and never a boolean",
+                f"{left.text[:80]!r} alone is an object and never a boolean",
                 f"`{near[0]}`" if near else "a comparison, or a path such as `result.is_valid`",
             )
         return Compare(left, "eq", True, must_be_boolean=True)

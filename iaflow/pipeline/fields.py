@@ -20,7 +20,9 @@ from iaflow.pipeline.strict_json import check_json_value
 
 __all__ = [
     "CHOICES",
+    "DATE",
     "DATES",
+    "DATETIME",
     "DEFAULT_MAX_LENGTH",
     "LINES",
     "LONGEST_TEXT",
@@ -185,8 +187,8 @@ _BLANK_IS_NO_ANSWER: Final = DATES | {_T.EMAIL, _T.URL, _T.RADIO, _T.SELECT}
 _MAX_EMAIL: Final = 254
 _MAX_SAFE_INTEGER: Final = 2**53
 
-_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_DATETIME: Final = re.compile(
+DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+DATETIME: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?"
     r"(Z|[+-][0-9]{2}:[0-9]{2})"
 )
@@ -215,7 +217,7 @@ def _accept_text(asked: Field, value: Any) -> str:
 def _accept_number(asked: Field, value: Any) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise Refused("this is no number")
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise Refused("a number is finite")
     _check_range(asked, value)
     return value
@@ -334,7 +336,7 @@ def _check_range(asked: Field, value: Any) -> None:
 
 
 def _read_date(value: Any) -> date:
-    if isinstance(value, str) and _DATE.fullmatch(value):
+    if isinstance(value, str) and DATE.fullmatch(value):
         try:
             return date.fromisoformat(value)
         except ValueError:
@@ -343,7 +345,7 @@ def _read_date(value: Any) -> date:
 
 
 def _read_datetime(value: Any) -> datetime:
-    if isinstance(value, str) and _DATETIME.fullmatch(value):
+    if isinstance(value, str) and DATETIME.fullmatch(value):
         try:
             return datetime.fromisoformat(value)
         except ValueError:

@@ -28,17 +28,23 @@ from iaflow.pipeline.fields import (
     Refused,
     accept,
     check_bound,
-    find_option,
     rank,
 )
 from iaflow.pipeline.operators import OperandInvalid, compile_pattern
+from iaflow.pipeline.reading import clip
 from iaflow.pipeline.strict_json import dump_json, join_pointer
 
 __all__ = [
     "ANSWER_CODES",
     "CODES",
     "DEFAULT_MAX_LENGTH",
+    "FIELD_KEYS",
+    "FIELD_NAME",
+    "FORM_KEYS",
     "LONGEST_TEXT",
+    "OPTION_KEYS",
+    "REQUIRED_BY_DEFAULT",
+    "TYPES_OF_KEY",
     "Field",
     "FieldType",
     "Form",
@@ -89,7 +95,7 @@ def parse_form(ui_schema: Any) -> tuple[Form | None, list[Problem]]:
     """
     if not isinstance(ui_schema, dict):
         return None, [Problem("form_invalid", "", "a form is an object with `fields`")]
-    problems = _check_keys(ui_schema, _FORM_KEYS, "")
+    problems = _check_keys(ui_schema, FORM_KEYS, "")
     for key in ("title", "description"):
         if not isinstance(ui_schema.get(key, ""), str):
             problems.append(Problem("form_invalid", f"/{key}", f"`{key}` is text"))
@@ -167,9 +173,9 @@ def form_digest(form_json: Any, shown: Any, content_hash: str) -> str:
 
 
 _TYPES: Final = tuple(str(kind) for kind in FieldType)
-_REQUIRED_BY_DEFAULT: Final = frozenset({FieldType.RADIO, FieldType.SELECT})
-_FORM_KEYS: Final = ("title", "description", "fields")
-_FIELD_KEYS: Final = (
+REQUIRED_BY_DEFAULT: Final = frozenset({FieldType.RADIO, FieldType.SELECT})
+FORM_KEYS: Final = ("title", "description", "fields")
+FIELD_KEYS: Final = (
     "name",
     "label",
     "type",
@@ -184,7 +190,8 @@ _FIELD_KEYS: Final = (
     "help",
     "placeholder",
 )
-_KEY_TYPES: Final[Mapping[str, frozenset[FieldType]]] = {
+OPTION_KEYS: Final = ("value", "label")
+TYPES_OF_KEY: Final[Mapping[str, frozenset[FieldType]]] = {
     "options": CHOICES,
     "minimum": NUMBERS | DATES,
     "maximum": NUMBERS | DATES,
@@ -194,14 +201,14 @@ _KEY_TYPES: Final[Mapping[str, frozenset[FieldType]]] = {
 }
 """Keys that have a meaning for some types only, and would be silently ignored on others."""
 
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+FIELD_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 # --- reading a form
 
 
 def _parse_field(spec: Any, pointer: str) -> tuple[Field | None, list[Problem]]:
     if not isinstance(spec, dict):
         return None, [Problem("field_invalid", pointer, "a field is an object")]
-    problems = _check_keys(spec, _FIELD_KEYS, pointer)
+    problems = _check_keys(spec, FIELD_KEYS, pointer)
     problems += [
         Problem("key_missing", pointer, f"`{key}` is missing")
         for key in ("name", "type")
@@ -210,7 +217,7 @@ def _parse_field(spec: Any, pointer: str) -> tuple[Field | None, list[Problem]]:
     if problems:
         return None, problems
     name, kind = spec["name"], spec["type"]
-    if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+    if not isinstance(name, str) or FIELD_NAME.fullmatch(name) is None:
         message = "`name` is letters, digits, _ and -, not beginning with _ or -"
         problems.append(Problem("field_invalid", f"{pointer}/name", message))
     if not isinstance(kind, str) or kind not in _TYPES:
@@ -239,7 +246,7 @@ class _FieldReader:
     def read(self) -> Field | None:
         """Return the field, or None if there are problems."""
         for key in self.spec:
-            types = _KEY_TYPES.get(key)
+            types = TYPES_OF_KEY.get(key)
             if types is not None and self.kind not in types:
                 message = f"`{key}` has no meaning for `{self.kind}`"
                 self._refuse(key, message, code="key_misplaced")
@@ -273,7 +280,7 @@ class _FieldReader:
         return ""
 
     def _read_required(self) -> bool:
-        value = self.spec.get("required", self.kind in _REQUIRED_BY_DEFAULT)
+        value = self.spec.get("required", self.kind in REQUIRED_BY_DEFAULT)
         if isinstance(value, bool):
             return value
         self._refuse("required", "`required` is true or false")
@@ -285,12 +292,17 @@ class _FieldReader:
             self._refuse("options", f"`{self.kind}` needs a list of `options`")
             return ()
         options: list[Option] = []
+        # As `find_option` tells values apart: true is not 1, but 1.0 is.
+        taken: set[tuple[bool, Any]] = set()
         for index, spec in enumerate(listed):
             option = self._read_option(spec, f"options/{index}")
             if option is None:
                 continue
-            if find_option(options, option.value) is not None:
-                self._refuse(f"options/{index}", f"the option {option.value!r} stands there twice")
+            value = (isinstance(option.value, bool), option.value)
+            if value in taken:
+                shown = clip(str(option.value))
+                self._refuse(f"options/{index}", f"the option {shown} stands there twice")
+            taken.add(value)
             options.append(option)
         return tuple(options)
 
@@ -299,7 +311,7 @@ class _FieldReader:
             case str():
                 return Option(spec, spec)
             case {"value": bool() | int() | float() | str() as value}:
-                self.problems += _check_keys(spec, ("value", "label"), f"{self.pointer}/{where}")
+                self.problems += _check_keys(spec, OPTION_KEYS, f"{self.pointer}/{where}")
                 label = spec.get("label", value if isinstance(value, str) else dump_json(value))
                 if isinstance(label, str):
                     return Option(value, label)

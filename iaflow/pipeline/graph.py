@@ -78,6 +78,7 @@ class Node:
         form: what a person's step asks; None on other types.
         reject_when: the condition on the answer; reads `result` and the parameters only.
         concurrency_key: the template of the key.
+        key_reads, key_reads_errors: what that alone refers to.
         timer: the template of `config.seconds` or `config.until` of a wait.
     """
 
@@ -92,6 +93,8 @@ class Node:
     form: Form | None
     reject_when: Condition | None = None
     concurrency_key: Template | None = None
+    key_reads: tuple[str, ...] = ()
+    key_reads_errors: tuple[str, ...] = ()
     timer: Template | None = None
 
 
@@ -108,6 +111,8 @@ class Graph:
         output_reads, output_reads_errors: steps whose outputs and errors it refers to.
         order: step ids, every step after all its ancestors, else in document order.
         has_early_joins: some join may run before all its branches have ended.
+        has_keys: some step has a concurrency key.
+        has_children: some step is a pipeline of its own.
     """
 
     definition: Definition
@@ -119,6 +124,8 @@ class Graph:
     output_reads_errors: tuple[str, ...]
     order: tuple[str, ...]
     has_early_joins: bool = False
+    has_keys: bool = False
+    has_children: bool = False
 
 
 def build_graph(
@@ -162,11 +169,14 @@ def ancestors(graph: Graph) -> Mapping[str, int]:
 
 def name_path(step_ids: list[str]) -> str:
     """Write a path as ``a -> b -> c``, the middle of a very long one left out."""
-    if len(step_ids) > _LONG_PATH:
-        half = _LONG_PATH // 2
-        left_out = f"… {len(step_ids) - 2 * half:,} more …"
-        step_ids = [*step_ids[:half], left_out, *step_ids[-half:]]
-    return " -> ".join(step_ids)
+    shown = step_ids
+    for half in (_LONG_PATH // 2, 10, 5, 2, 1):
+        if len(step_ids) > 2 * half:
+            left_out = f"… {len(step_ids) - 2 * half:,} more …"
+            shown = [*step_ids[:half], left_out, *step_ids[-half:]]
+        if sum(map(len, shown)) <= _LONG_TEXT:
+            break
+    return " -> ".join(shown)
 
 
 # --- building
@@ -321,6 +331,8 @@ class _Builder:
             output_reads_errors=reads_errors,
             order=order,
             has_early_joins=any(node.step.join.type is JoinType.N_OF_M for node in nodes.values()),
+            has_keys=any(node.concurrency_key is not None for node in nodes.values()),
+            has_children=any(node.step.type is StepType.PIPELINE for node in nodes.values()),
         )
 
     def _compile_edge(self, transition: Transition) -> Edge:
@@ -358,6 +370,7 @@ class _Builder:
         key = self._compile_template(step.concurrency_key, f"{here}/concurrency_key")
         timer = self._compile_timer(step, here)
         reads, reads_errors = self._find_reads(inputs, foreach_items, shown, key, timer)
+        key_reads, key_reads_errors = self._find_reads(key)
         return Node(
             step=step,
             incoming=incoming,
@@ -370,6 +383,8 @@ class _Builder:
             form=self._compile_form(config, here) if is_person else None,
             reject_when=self._compile_reject(config, here) if is_person else None,
             concurrency_key=key,
+            key_reads=key_reads,
+            key_reads_errors=key_reads_errors,
             timer=timer,
         )
 
@@ -437,6 +452,7 @@ class _Builder:
 
 
 _LONG_PATH: Final = 40
+_LONG_TEXT: Final = 300
 
 
 def _below(pointer: str, problem: Problem) -> Problem:

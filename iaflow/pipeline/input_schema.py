@@ -89,7 +89,9 @@ def find_schema_problems(schema: dict[str, Any] | bool) -> list[Problem]:
         hint = f"one of {', '.join(_DRAFTS)}"
         return [Problem(_BAD, "/$schema", "this dialect of JSON Schema is not known", hint)]
     try:
-        _validator_class(draft).check_schema(schema)
+        # Patterns are judged below, as those of RE2 that they are.
+        checker = jsonschema.FormatChecker(formats=())
+        _validator_class(draft).check_schema(schema, format_checker=checker)
     except jsonschema.SchemaError as error:
         return [Problem(_BAD, join_pointer("", *error.absolute_path), error.message[:300])]
     problems = list(_find_unusable(schema))
@@ -98,6 +100,8 @@ def find_schema_problems(schema: dict[str, Any] | bool) -> list[Problem]:
             list(_find_input_problems(schema, {}))
         except RecursionError:
             problems.append(Problem(_BAD, "", "the schema refers to itself without end"))
+        except _TooLaborious:
+            problems.append(Problem(_BAD, "", "the schema takes too many steps to apply"))
     return problems
 
 
@@ -123,6 +127,8 @@ def _judge_input(schema: dict[str, Any] | bool, value: dict[str, Any]) -> list[P
         return list(_find_input_problems(schema, value))
     except RecursionError:
         return [Problem("input_invalid", "", "the input_schema refers to itself without end")]
+    except _TooLaborious:
+        return [Problem("input_invalid", "", "this takes too many steps of the input_schema")]
 
 
 def _find_input_problems(schema: dict[str, Any] | bool, value: dict[str, Any]) -> Iterator[Problem]:
@@ -140,9 +146,53 @@ def _validator_class(draft: str) -> Any:
     import jsonschema
 
     base = getattr(jsonschema, _DRAFTS[draft.rstrip("#")])
-    keywords = {"pattern": _judge_pattern, "patternProperties": _judge_pattern_properties}
+    keywords = {
+        **base.VALIDATORS,
+        "additionalProperties": _judge_additional_properties,
+        "pattern": _judge_pattern,
+        "patternProperties": _judge_pattern_properties,
+    }
     extend: Any = jsonschema.validators.extend
-    return extend(base, keywords)
+    return extend(base, {name: _counted(judge) for name, judge in keywords.items()})
+
+
+class _TooLaborious(Exception):
+    """A schema asks for more steps than any that a person wrote."""
+
+
+_MAX_JUDGEMENTS: Final = 100_000
+
+
+def _counted(judge: Any) -> Any:
+    """Return a keyword's judge that takes its step from the budget of its validation."""
+
+    def judge_and_count(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
+        checker = validator.format_checker
+        if hasattr(checker, "steps_left"):
+            checker.steps_left -= 1
+            if checker.steps_left < 0:
+                raise _TooLaborious
+        yield from judge(validator, value, instance, schema) or ()
+
+    return judge_and_count
+
+
+def _judge_additional_properties(
+    validator: Any, wanted: Any, value: Any, schema: Any
+) -> Iterator[Any]:
+    """As the library does, but with the patterns of RE2."""
+    import jsonschema
+
+    if not isinstance(value, dict):
+        return
+    patterns = [compile_pattern(pattern) for pattern in schema.get("patternProperties", ())]
+    for key, member in value.items():
+        if key in schema.get("properties", ()) or any(one.search(key) for one in patterns):
+            continue
+        if wanted is False:
+            yield jsonschema.ValidationError(f"{clip(key)} is not expected")
+        elif wanted is not True:
+            yield from validator.descend(member, wanted, path=key)
 
 
 @lru_cache(maxsize=1)
@@ -153,11 +203,12 @@ def _empty_registry() -> Any:
     return referencing.Registry()
 
 
-@lru_cache(maxsize=1)
 def _format_checker() -> Any:
     import jsonschema
 
-    checker = jsonschema.FormatChecker(formats=())
+    checker: Any = jsonschema.FormatChecker(formats=())
+    # Every validator of one validation has this checker, so it carries the budget too.
+    checker.steps_left = _MAX_JUDGEMENTS
     for name, fits in _FORMATS.items():
         checker.checks(name)(lambda value, fits=fits: not isinstance(value, str) or fits(value))
     return checker
@@ -197,13 +248,14 @@ _REFERENCES: Final = ("$ref", "$dynamicRef", "$recursiveRef")
 
 def _find_unusable(root: dict[str, Any]) -> Iterator[Problem]:
     """Find references, patterns and formats that cannot be applied, in every part of a schema."""
-    todo: list[tuple[str, Any]] = [("", root)]
-    while todo:
-        pointer, schema = todo.pop()
-        if not isinstance(schema, dict):
-            continue
+    parts = list(_walk(root))
+    known = {id(schema) for _, schema in parts}
+    for pointer, schema in parts:
+        for key in ("$id", "id"):
+            if pointer and isinstance(schema.get(key), str):
+                yield Problem(_BAD, f"{pointer}/{key}", "only the whole schema has an identity")
         for key in _REFERENCES:
-            if key in schema and not _leads_somewhere(root, schema[key]):
+            if key in schema and not _leads_somewhere(root, schema[key], known):
                 message = f"{clip(str(schema[key]))} leads to no part of this schema"
                 yield Problem(
                     _BAD, f"{pointer}/{key}", message, "nothing is fetched from elsewhere"
@@ -215,7 +267,16 @@ def _find_unusable(root: dict[str, Any]) -> Iterator[Problem]:
             yield from _judge_regex(schema["pattern"], f"{pointer}/pattern")
         for pattern in schema.get("patternProperties", ()):
             yield from _judge_regex(pattern, join_pointer(pointer, "patternProperties", pattern))
-        todo += _list_parts(schema, pointer)
+
+
+def _walk(root: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every part of a schema that is a schema and an object, with its pointer."""
+    todo: list[tuple[str, Any]] = [("", root)]
+    while todo:
+        pointer, schema = todo.pop()
+        if isinstance(schema, dict):
+            yield pointer, schema
+            todo += _list_parts(schema, pointer)
 
 
 def _list_parts(schema: dict[str, Any], pointer: str) -> Iterator[tuple[str, Any]]:
@@ -232,7 +293,7 @@ def _list_parts(schema: dict[str, Any], pointer: str) -> Iterator[tuple[str, Any
                 yield join_pointer(pointer, key, name), part
 
 
-def _leads_somewhere(root: dict[str, Any], reference: Any) -> bool:
+def _leads_somewhere(root: dict[str, Any], reference: Any, known: set[int]) -> bool:
     import referencing
     from referencing.jsonschema import DRAFT202012
 
@@ -240,10 +301,10 @@ def _leads_somewhere(root: dict[str, Any], reference: Any) -> bool:
         return False
     resource = referencing.Resource.from_contents(root, default_specification=DRAFT202012)
     try:
-        _empty_registry().resolver_with_root(resource).lookup(reference)
-    except referencing.exceptions.Unresolvable:
+        found = _empty_registry().resolver_with_root(resource).lookup(reference).contents
+    except (referencing.exceptions.Unresolvable, ValueError):
         return False
-    return True
+    return isinstance(found, bool) or id(found) in known
 
 
 def _judge_regex(pattern: str, pointer: str) -> Iterator[Problem]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from iaflow.data.records import Failed
+from iaflow.pipeline.definition import MAX_ITEMS
 from iaflow.pipeline.graph import Graph, Node
+from iaflow.pipeline.keys import render_key
 from iaflow.pipeline.strict_json import dump_json
 from iaflow.pipeline.templating import RenderFailed, Scope, Template, render
 
@@ -29,12 +31,18 @@ class Inputs:
         shown: what a person sees, by `config.show`; None without it.
         text: `data` as JSON text.
         fault: why they cannot be resolved, if so.
+        items: of a step that is to fan out: the values; None otherwise.
+        keys: the concurrency key of each of these, if the step has one.
+        timer: what `config.seconds` or `config.until` came to; None without them.
     """
 
     data: Any
     shown: Any
     text: str
     fault: Failed | None = None
+    items: tuple[Any, ...] | None = None
+    keys: tuple[str, ...] = ()
+    timer: Any = None
 
 
 def reads_of(node: Node) -> tuple[str, ...]:
@@ -52,21 +60,55 @@ def resolve_inputs(
     Resolve a step's inputs at its claim.
 
     Args:
-        scope: parameters, and the outputs and errors that the step's templates may read.
+        scope: parameters, and the outputs and errors that the step's templates may read; with
+            the item, if it is one that was claimed.
         kept: the inputs of an earlier attempt as JSON text, which every retry sees again.
         taken: the sources of the transitions that were taken when the step became ready.
     """
+    is_item = scope.index is not None
     try:
+        if node.foreach_items is not None and not is_item:
+            return _resolve_items(node, scope)
         if kept is not None:
             data = json.loads(kept)
         elif node.inputs is not None:
             data = render(node.inputs, scope)
+        elif is_item:
+            data = _wrap(scope)
         else:
             data = _everything(graph, scope, taken)
         shown = _render_optional(node.shown, scope)
+        timer = _render_optional(node.timer, scope)
     except RenderFailed as error:
-        return Inputs(None, None, "null", Failed(error.code, str(error), retryable=False))
-    return Inputs(data, shown, kept if kept is not None else dump_json(data))
+        return _faulty(error.code, str(error))
+    text = kept if kept is not None else dump_json(data)
+    return Inputs(data, shown, text, timer=timer)
+
+
+def _resolve_items(node: Node, scope: Scope) -> Inputs:
+    """LANGUAGE 6: a list, at most so long; a key of each item, if the step has keys."""
+    assert node.foreach_items is not None
+    items = render(node.foreach_items, scope)
+    if not isinstance(items, list):
+        kind = "null" if items is None else type(items).__name__
+        return _faulty("items_invalid", f"foreach.items came to {kind}, which is no list")
+    if len(items) > MAX_ITEMS:
+        message = f"foreach.items has {len(items):,} items, more than the limit of {MAX_ITEMS:,}"
+        return _faulty("items_invalid", message)
+    keys: tuple[str, ...] = ()
+    if node.concurrency_key is not None:
+        keys = tuple(
+            render_key(node, replace(scope, item=item, index=index))
+            for index, item in enumerate(items)
+        )
+    return Inputs(None, None, dump_json(items), items=tuple(items), keys=keys)
+
+
+def _wrap(scope: Scope) -> Any:
+    """An item is what `work` is given; one that is no object is wrapped."""
+    if isinstance(scope.item, dict):
+        return scope.item
+    return {"item": scope.item, "index": scope.index}
 
 
 def _everything(graph: Graph, scope: Scope, taken: Collection[str]) -> dict[str, Any]:
@@ -81,3 +123,7 @@ def _everything(graph: Graph, scope: Scope, taken: Collection[str]) -> dict[str,
 
 def _render_optional(template: Template | None, scope: Scope) -> Any:
     return None if template is None else render(template, scope)
+
+
+def _faulty(code: str, message: str) -> Inputs:
+    return Inputs(None, None, "null", Failed(code, message, retryable=False))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 import threading
 from collections import OrderedDict
@@ -18,16 +19,29 @@ from types import ModuleType
 
 from iaflow.errors import IaflowError, NotFound
 from iaflow.pipeline.check import compile_definition
-from iaflow.pipeline.definition import StepDefinition, StepType
+from iaflow.pipeline.definition import BUILT_IN_CLASSES, StepDefinition, StepType
 from iaflow.pipeline.graph import Graph
-from iaflow.pipeline.step import HumanInputStep, Step
+from iaflow.pipeline.step import (
+    EventStep,
+    HumanInputStep,
+    PipelineStep,
+    Step,
+    TerminateStep,
+    WaitStep,
+)
 
 __all__ = ["Library", "StepLoader", "StepNotLoadable"]
 
 GRAPHS_KEPT = 256
 
-_BUILT_IN: dict[str, type[Step]] = {"HumanInputStep": HumanInputStep}
-_TYPE_CLASS: dict[StepType, type[Step]] = {StepType.HUMAN_INPUT: HumanInputStep}
+_TYPE_CLASS: dict[StepType, type[Step]] = {
+    StepType.HUMAN_INPUT: HumanInputStep,
+    StepType.PIPELINE: PipelineStep,
+    StepType.WAIT: WaitStep,
+    StepType.EVENT: EventStep,
+    StepType.TERMINATE: TerminateStep,
+}
+_BUILT_IN = {name: _TYPE_CLASS[kind] for kind, name in BUILT_IN_CLASSES.items()}
 
 
 class StepNotLoadable(IaflowError):
@@ -106,6 +120,21 @@ class StepLoader:
             with self._lock:
                 found = self._find(step)
                 self._classes[key] = found
+        return found
+
+    def load_function(self, module: str, name: str) -> Callable[..., object]:
+        """
+        Return a public function of an allowed module: a condition that is judged by code.
+
+        Raises:
+            StepNotLoadable: as `load` does; `function_unknown` if there is none of that name.
+        """
+        with self._lock:
+            found = getattr(self._import(module), name, None)
+        if name.startswith("_") or not inspect.isfunction(found):
+            raise StepNotLoadable(
+                "function_unknown", f"module {module!r} has no public function named {name!r}"
+            )
         return found
 
     def can_load(self, module: str) -> bool:

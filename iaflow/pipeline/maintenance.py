@@ -1,25 +1,26 @@
 """The sweep: what time alone brings about, and what got lost.
 
-Decides which rows are overdue and which verb of the engine each needs; never plans and
-never publishes: it returns the tasks to be published. Called on a timer by every worker
-and by the embedded executor.
+Decides which rows are overdue and which verb of the engine each needs; never plans, never
+publishes, never judges: it returns the tasks to be published, and the verbs to be concluded.
+Called on a timer by every worker and by the embedded executor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TypeVar
+from functools import partial
 
 from iaflow.data.records import StepTask
 from iaflow.database.run_store.claims import LostClaim
 from iaflow.pipeline.engine import Engine
+from iaflow.pipeline.judging import Verb
+from iaflow.pipeline.plans import Judged
+from iaflow.pipeline.settler import Settled
 from iaflow.telemetry import get_logger
 
-__all__ = ["Swept", "sweep", "sweep_run"]
-
-T = TypeVar("T")
+__all__ = ["Duty", "Swept", "stage", "sweep", "sweep_run"]
 
 _log = get_logger(__name__)
 
@@ -27,16 +28,28 @@ BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
+class Duty:
+    """A verb that a row needs: `name` and `row` say which, should it resist."""
+
+    name: str
+    row: str
+    verb: Verb
+
+
+@dataclass(frozen=True, slots=True)
 class Swept:
-    """What one sweep found: counts, and the tasks that want a message."""
+    """
+    What one sweep found.
+
+    Attributes:
+        tasks: what wants a message.
+        duties: what is still to be concluded, each on its own.
+        counts: how many rows of each kind there were.
+    """
 
     tasks: tuple[StepTask, ...]
-    rescued: int = 0
-    staged: int = 0
-    expired: int = 0
-    resumed: int = 0
-    overdue: int = 0
-    republished: int = 0
+    duties: tuple[Duty, ...] = ()
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 def sweep(
@@ -46,7 +59,7 @@ def sweep(
     depth: Callable[[], int | None] = lambda: None,
 ) -> Swept:
     """
-    Rescue lost claims, stage due retries, end overdue runs, expire and resume pauses, republish.
+    Find lost claims, what is due, what is overdue, what a crash left undone; republish.
 
     Safe from any number of processes at once: each change is guarded, and a second
     sweeper finds nothing to do. It is an ordinary sweep after a crash too.
@@ -57,37 +70,67 @@ def sweep(
             there are stale steps, none was lost: a deep backlog is not sent once more.
     """
     now = engine.clock.now()
-    rescued = _each(engine.claims.find_lost(now=now), lambda lost: _rescue(engine, lost))
-    staged = engine.claims.stage_due(now=now)
-    late = engine.reads.find_overdue(now=now)
-    overdue = _each(late, lambda run_id: engine.end_overdue(run_id).tasks)
-    expired = engine.pauses.mark_expired(now=now)
-    unsettled = engine.pauses.find_unsettled()
-    resumed = _each(unsettled, lambda pause: engine.resume(pause.pause_id).tasks)
-    republished = _republish(engine, now - timedelta(seconds=republish_seconds), depth)
-    return Swept(
-        tasks=engine.name_tasks((*rescued, *staged, *overdue, *resumed, *republished)),
-        rescued=len(rescued),
-        staged=len(staged),
-        expired=len(expired),
-        resumed=len(unsettled),
-        overdue=len(late),
-        republished=len(republished),
+    staged = stage(engine)
+    duties = [*staged.duties]
+    duties += (
+        Duty("lost", lost.task.step_id, partial(_rescue, engine, lost))
+        for lost in engine.claims.find_lost(now=now)
     )
+    duties += (
+        Duty("overdue", run_id, partial(_without_code, partial(engine.end_overdue, run_id)))
+        for run_id in engine.reads.find_overdue(now=now)
+    )
+    duties += (
+        Duty("unfollowed", run_id, partial(engine.follow, run_id))
+        for run_id in engine.waits.find_unfollowed()
+    )
+    duties += (
+        Duty("orphan", run_id, partial(engine.cancel_orphan, run_id))
+        for run_id in engine.waits.find_orphans()
+    )
+    turns = [
+        task for slug in engine.waits.find_slugs_with_pending() for task in engine.give_turns(slug)
+    ]
+    republished = _republish(engine, now - timedelta(seconds=republish_seconds), depth)
+    tasks = engine.name_tasks((*staged.tasks, *turns, *republished))
+    counts = {**staged.counts, "republished": len(republished)}
+    return Swept(tasks, tuple(duties), counts)
 
 
-def sweep_run(engine: Engine, run_id: str) -> list[StepTask]:
+def stage(engine: Engine, run_id: str | None = None) -> Swept:
+    """Find what is due by the clock alone: retries, timers, rates, expiries; of one run if given."""
+    now = engine.clock.now()
+    tasks, keys = engine.claims.stage_due(now=now, run_id=run_id)
+    tasks += engine.holds.release_due(now=now, run_id=run_id)
+    keys += engine.holds.find_free(now=now)
+    tasks += engine.grant(tuple(keys))
+    expired = engine.pauses.mark_expired(now=now, run_id=run_id)
+    duties = [
+        Duty("due", waiting.step_id, partial(engine.ring, waiting))
+        for waiting in engine.waits.find_due(now=now, run_id=run_id)
+    ]
+    duties += (
+        Duty("answered", pause.pause_id, partial(engine.resume, pause.pause_id))
+        for pause in engine.pauses.find_unsettled(run_id=run_id)
+    )
+    counts = {"staged": len(tasks), "expired": len(expired)}
+    return Swept(engine.name_tasks(tasks), tuple(duties), counts)
+
+
+def sweep_run(engine: Engine, run_id: str) -> Swept:
     """Do the same for one run, for an executor that drives it alone; nothing is republished."""
     now = engine.clock.now()
-    lost = engine.claims.find_lost(now=now, run_id=run_id)
-    tasks = _each(lost, lambda claim: _rescue(engine, claim))
-    tasks += engine.claims.stage_due(now=now, run_id=run_id)
+    staged = stage(engine, run_id)
+    return Swept(staged.tasks, (*staged.duties, *_duties_of(engine, run_id, now)), staged.counts)
+
+
+def _duties_of(engine: Engine, run_id: str, now: datetime) -> Iterator[Duty]:
+    for lost in engine.claims.find_lost(now=now, run_id=run_id):
+        yield Duty("lost", lost.task.step_id, partial(_rescue, engine, lost))
     if engine.reads.is_overdue(run_id, now=now):
-        engine.end_overdue(run_id)
-    engine.pauses.mark_expired(now=now, run_id=run_id)
-    unsettled = engine.pauses.find_unsettled(run_id=run_id)
-    tasks += _each(unsettled, lambda pause: engine.resume(pause.pause_id).tasks)
-    return tasks
+        yield Duty("overdue", run_id, partial(_without_code, partial(engine.end_overdue, run_id)))
+    for child in engine.waits.find_orphans(run_id=run_id):
+        yield Duty("orphan", child, partial(engine.cancel_orphan, child))
 
 
 def _republish(engine: Engine, before: datetime, depth: Callable[[], int | None]) -> list[StepTask]:
@@ -99,26 +142,18 @@ def _republish(engine: Engine, before: datetime, depth: Callable[[], int | None]
     return engine.claims.mark_republished(now=now, before=before, limit=min(lost, BATCH))
 
 
-def _each(found: Iterable[T], mend: Callable[[T], Iterable[StepTask]]) -> list[StepTask]:
-    """Mend what was found, one by one: a row that resists must not keep the others waiting."""
-    tasks: list[StepTask] = []
-    for item in found:
-        try:
-            tasks.extend(mend(item))
-        except Exception as error:  # noqa: BLE001  said, and tried again by the next sweep
-            _log.error("sweep left a row", row=repr(item), error=repr(error))
-    return tasks
+def _without_code(verb: Callable[[], Settled], _judged: object) -> Settled:
+    """A run that is ended from outside judges no condition."""
+    return verb()
 
 
-def _rescue(engine: Engine, lost: LostClaim) -> tuple[StepTask, ...]:
+def _rescue(engine: Engine, lost: LostClaim, judged: Judged) -> Settled:
     task = lost.task
-    graph = engine.graph_of(task.run_id)
-    if graph is None:
-        return ()
+    graph = engine.pinned(task.run_id)[1]
     losses = lost.worker_losses + 1
     _log.warning(
         "worker lost", run_id=task.run_id, step_id=task.step_id, worker=lost.worker, losses=losses
     )
     if losses > graph.nodes[task.step_id].step.policy.max_worker_losses:
-        return engine.fail_lost(lost).tasks
-    return (task,) if engine.claims.mark_rescued(lost, now=engine.clock.now()) else ()
+        return engine.fail_lost(lost, judged)
+    return engine.rescue(lost)

@@ -11,13 +11,6 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from iaflow.errors import Problem
-from iaflow.pipeline.conditions import (
-    ALWAYS,
-    AgentCondition,
-    Condition,
-    FunctionCondition,
-    code_conditions,
-)
 from iaflow.pipeline.definition import StepType
 from iaflow.pipeline.graph import Graph, Node
 from iaflow.pipeline.strict_json import join_pointer
@@ -77,10 +70,6 @@ def _steps(key: str, uses: Callable[[Node], bool]) -> Finder:
     )
 
 
-def _type(kind: StepType) -> Finder:
-    return _steps("/type", lambda node: node.step.type is kind)
-
-
 def _person(key: str) -> Finder:
     return _steps(
         f"/config/{key}",
@@ -88,39 +77,9 @@ def _person(key: str) -> Finder:
     )
 
 
-def _conditions(kind: type[FunctionCondition | AgentCondition]) -> Finder:
-    def uses(condition: Condition) -> bool:
-        return any(isinstance(part, kind) for part in code_conditions(condition))
-
-    return lambda graph: (
-        f"{graph.definition.transition_pointer(edge.index)}/condition"
-        for edge in graph.edges
-        if edge.condition is not ALWAYS and uses(edge.condition)
-    )
-
-
-def _document(key: str) -> Finder:
-    return lambda graph: iter((f"/{key}",) if key in graph.definition.document else ())
-
-
 NOT_YET: Final[dict[str, Finder]] = {
-    "foreach": _steps("/foreach", lambda node: node.step.foreach is not None),
-    "type pipeline": _type(StepType.PIPELINE),
-    "type wait": _type(StepType.WAIT),
-    "type event": _type(StepType.EVENT),
-    "type terminate": _type(StepType.TERMINATE),
-    "concurrency_key": _steps(
-        "/concurrency_key", lambda node: node.step.concurrency_key is not None
-    ),
-    "rate_limit": _steps("/rate_limit", lambda node: node.step.rate_limit is not None),
-    "function conditions": _conditions(FunctionCondition),
-    "agent conditions": _conditions(AgentCondition),
-    "max_concurrent_runs": _document("max_concurrent_runs"),
     "secrets": lambda graph: (pointer for pointer, _ in find_secrets(graph)),
-    "quorum": _person("quorum"),
     "escalate": _person("escalate"),
     "reminders": _person("reminders"),
-    "exclude_starter": _person("exclude_starter"),
-    "assignees": _person("assignees"),
 }
 """Feature, and where a definition uses it. Delete the row of what the engine has learnt."""

@@ -395,13 +395,14 @@ def _check_root(path: Path, start: int) -> None:
         case "index", [_, *_]:
             message, expected = "`index` is a number, there is nothing below it", "`index`"
         case "run", segments if len(segments) != 1 or segments[0] not in _RUN_KEYS:
-            message, expected = f"{path.text} is not known", "`run.id` or `run.started_at`"
+            message = f"{path.text[:80]} is not known"
+            expected = "`run.id` or `run.started_at`"
         case "errors", []:
             message, expected = "`errors` needs a step", "`errors.step_id.code`"
         case "errors", [_, key, *more] if key not in _ERROR_KEYS or more:
             message = f"an error has only {', '.join(_ERROR_KEYS)}"
             near = difflib.get_close_matches(key[:64], _ERROR_KEYS, n=1)
-            expected = f"`errors.{path.segments[0]}.{near[0] if near else 'code'}`"
+            expected = f"`errors.{path.segments[0][:80]}.{near[0] if near else 'code'}`"
         case "steps", [_, *_]:
             message, expected = "a path begins with the step's id", "the path without `steps.`"
         case _:

@@ -11,7 +11,7 @@ from typing import Final
 
 from iaflow.pipeline.definition import ErrorPolicy
 
-__all__ = ["LONGEST_DELAY", "decide_retry", "retry_delay"]
+__all__ = ["LONGEST_DELAY", "decide_retry", "read_rate", "retry_delay"]
 
 LONGEST_DELAY: Final = 315_360_000.0
 """Ten years in seconds: no delay is longer, so that the time it is due stays representable."""
@@ -62,6 +62,15 @@ def retry_delay(policy: ErrorPolicy, k: int, uniform: float) -> float:
     """
     longest = LONGEST_DELAY if policy.max_delay is None else policy.max_delay
     return _bounded(min(_grown(policy, k), longest) * (1.0 + policy.jitter * uniform))
+
+
+def read_rate(rate: str) -> float:
+    """Return the seconds between two starts of a `rate_limit` such as ``10/s`` or ``100/m``."""
+    count, unit = rate.split("/")
+    return _UNITS[unit] / int(count)
+
+
+_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def _grown(policy: ErrorPolicy, k: int) -> float:

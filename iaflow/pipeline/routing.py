@@ -10,50 +10,84 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from iaflow.data.status import StepEnd
-from iaflow.pipeline.conditions import ConditionFailed, Otherwise, Verdict, evaluate
+from iaflow.pipeline.conditions import (
+    ConditionFailed,
+    Otherwise,
+    Verdict,
+    VerdictMissing,
+    evaluate,
+)
 from iaflow.pipeline.definition import On
 from iaflow.pipeline.graph import Edge, Node
+from iaflow.pipeline.plans import Judged
 from iaflow.pipeline.templating import Scope
 
-__all__ = ["FAILURES", "judge", "watches"]
+__all__ = ["FAILURES", "CodeNeeded", "judge", "watches"]
 
 FAILURES: Final = frozenset({StepEnd.FAILURE, StepEnd.TIMEOUT, StepEnd.EXPIRED, StepEnd.REJECTED})
 """Ends of a failed step: what `on: failure` and `on: completed` watch."""
+
+
+class CodeNeeded(Exception):
+    """
+    Transitions cannot be judged before code has run.
+
+    Attributes:
+        places: (transition index, pointer into its condition) of each piece of code.
+    """
+
+    def __init__(self, places: frozenset[tuple[int, str]]) -> None:
+        self.places = places
+        super().__init__(sorted(places))
 
 
 def judge(
     node: Node,
     end: StepEnd,
     scope_of: Callable[[Edge], Scope],
-    judged: Mapping[int, Verdict] | None = None,
+    judged: Judged,
+    earlier: Mapping[int, Verdict] | None = None,
 ) -> tuple[dict[int, Verdict], Mapping[str, Any] | None]:
     """
     Give a verdict on each outgoing transition of a step that ended so.
 
     Args:
         scope_of: returns what a transition's condition may look at.
-        judged: verdicts under an earlier end; what they refused keeps its operands as reason.
+        judged: what workers found for conditions that need code.
+        earlier: verdicts under an earlier end; what they refused keeps its operands as reason.
 
     Returns:
         Verdicts by transition index, and the first fault (`{"code", "message"}`) that a
         condition met or that exclusive routing found; None if there is none.
+
+    Raises:
+        CodeNeeded: something that code must judge is not among `judged`.
     """
     continues = node.step.policy.on_failure == "continue"
     watching = [e for e in node.outgoing if watches(e.on, end, continues=continues)]
-    verdicts = _pass_over(node, end, watching, judged or {})
+    verdicts = _pass_over(node, end, watching, earlier or {})
     plain = [e for e in watching if not isinstance(e.condition, Otherwise)]
     exclusive = node.step.routing == "exclusive"
     fault: Mapping[str, Any] | None = None
     chosen: Edge | None = None
+    needed: set[tuple[int, str]] = set()
     for edge in plain:
         if exclusive and chosen is not None:
             verdicts[edge.index] = _refuse({"kind": "exclusive", "taken": chosen.index})
             continue
-        verdict, met = _evaluate(edge, scope_of)
+        try:
+            verdict, met = _evaluate(edge, scope_of, judged)
+        except VerdictMissing as missing:
+            needed.add((edge.index, missing.pointer))
+            if exclusive:
+                break  # those after it are judged only if it is false
+            continue
         fault = fault or met
         verdicts[edge.index] = verdict
         if verdict.taken:
             chosen = chosen or edge
+    if needed:
+        raise CodeNeeded(frozenset(needed))
     for edge in watching:
         if isinstance(edge.condition, Otherwise):
             verdict = _judge_otherwise(edge, plain, verdicts, chosen if exclusive else None)
@@ -88,7 +122,7 @@ def watches(on: On, end: StepEnd, *, continues: bool = False) -> bool:
 
 
 def _pass_over(
-    node: Node, end: StepEnd, watching: list[Edge], judged: Mapping[int, Verdict]
+    node: Node, end: StepEnd, watching: list[Edge], earlier: Mapping[int, Verdict]
 ) -> dict[int, Verdict]:
     """Refuse what does not watch this end; what an earlier end refused keeps its reason."""
     seen = {edge.index for edge in watching}
@@ -96,19 +130,19 @@ def _pass_over(
     for edge in node.outgoing:
         if edge.index in seen:
             continue
-        earlier = judged.get(edge.index)
-        if earlier is not None and not earlier.taken:
-            verdicts[edge.index] = earlier
+        before = earlier.get(edge.index)
+        if before is not None and not before.taken:
+            verdicts[edge.index] = before
         else:
             verdicts[edge.index] = _refuse({"kind": "end", "on": edge.on.value, "end": end.value})
     return verdicts
 
 
 def _evaluate(
-    edge: Edge, scope_of: Callable[[Edge], Scope]
+    edge: Edge, scope_of: Callable[[Edge], Scope], judged: Judged
 ) -> tuple[Verdict, Mapping[str, Any] | None]:
     try:
-        return evaluate(edge.condition, scope_of(edge)), None
+        return evaluate(edge.condition, scope_of(edge), judged.get(edge.index)), None
     except ConditionFailed as error:
         name = f"the condition of transition {edge.index} ({edge.source} -> {edge.target})"
         fault = {"code": error.code, "message": f"{name}: {error}"}

@@ -9,13 +9,13 @@ from __future__ import annotations
 import importlib
 import random
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from iaflow.clock import ReferenceClock, SystemClock
 from iaflow.concurrency import run_blocking
-from iaflow.data.records import RunRecord
+from iaflow.data.records import RunRecord, StepTask
 from iaflow.data.status import RunStatus
 from iaflow.database import migrator
 from iaflow.database.dialects import Database
@@ -34,7 +34,6 @@ __all__ = [
     "Pipeline",
     "build_services",
     "create_pipeline_from_json",
-    "keep_version",
     "make_executor",
     "open_database",
     "open_engine",
@@ -153,11 +152,11 @@ class Pipeline:
         database = open_database(self._settings)
         try:
             engine = open_engine(database, self._settings)
-            keep_version(engine, self.graph)
+            engine.keep_version(self.graph)
             started = engine.start(
                 self.graph, parameters, key=key, source_folder=_first(self._folders)
             )
-            return await self._drive(engine, started.run_id)
+            return await self._drive(engine, started.run_id, started.tasks)
         finally:
             database.close()
 
@@ -182,20 +181,21 @@ class Pipeline:
         try:
             engine = open_engine(database, self._settings)
             pause = engine.pauses.read(pause_id)
-            if pause is None or pause.run_id != run_id:
+            if pause is None or pause.run_id not in engine.waits.family(run_id):
                 raise NotFound(f"run {run_id} has no question {pause_id}")
             engine.answer(pause_id, dict(answer), answered_by=answered_by, key=key)
-            engine.resume(pause_id)
             return await self._drive(engine, run_id)
         finally:
             database.close()
 
-    async def _drive(self, engine: Engine, run_id: str) -> dict[str, Any]:
+    async def _drive(
+        self, engine: Engine, run_id: str, tasks: Iterable[StepTask] = ()
+    ) -> dict[str, Any]:
         executor = make_executor(
             engine, self._settings, services=self._services, folders=self._folders
         )
         async with executor:
-            status = await executor.drive(run_id)
+            status = await executor.drive(run_id, tasks)
         if status is RunStatus.WAITING:
             return waiting_payload(engine, run_id)
         return _outputs_of(engine.reads.run(run_id), run_id)
@@ -270,22 +270,6 @@ def build_services(settings: Settings) -> ServiceRegistry:
     if "http" not in registry:
         registry.provide("http", _open_http)
     return registry
-
-
-def keep_version(engine: Engine, graph: Graph) -> None:
-    """Keep a definition under its content hash, so that runs of it can be taken up anywhere."""
-    engine.library.keep(graph)
-    definition = graph.definition
-    store = PipelineStore(engine.database)
-    if store.read_document(definition.content_hash) is None:
-        store.save_version(
-            content_hash=definition.content_hash,
-            slug=definition.slug,
-            version=definition.version,
-            name=definition.name,
-            document=definition.text,
-            now=engine.clock.now(),
-        )
 
 
 def waiting_payload(engine: Engine, run_id: str) -> dict[str, Any]:

@@ -6,22 +6,36 @@ change (the planner does) and never when a transaction begins or ends (the engin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any
 
-from iaflow.data.records import NO_INDEX, RunView, StepTask
-from iaflow.data.status import RunStatus, StepStatus
+from iaflow.data.records import NO_INDEX, RunView, StepTask, StepView
+from iaflow.data.status import END_OF_RUN, END_OF_STEP, RunStatus, StepStatus
 from iaflow.database.connections import Connection
-from iaflow.database.run_store import SettleStore
-from iaflow.database.run_store.settles import LockedRun, NewRun, StepSettlement
+from iaflow.database.dialects import Database
+from iaflow.database.run_store import HoldStore, ItemStore, SettleStore
+from iaflow.database.run_store.settles import LockedRun, NewRun, Placing, StepSettlement
 from iaflow.errors import NotFound
+from iaflow.pipeline.definition import StepDefinition
 from iaflow.pipeline.graph import Graph
 from iaflow.pipeline.planner import advance, first_needs
-from iaflow.pipeline.plans import Change, Needs, Plan, RunStarted, Snapshot, StepEnded
+from iaflow.pipeline.plans import (
+    Change,
+    CodeQuestion,
+    Judged,
+    Needs,
+    Plan,
+    RunStarted,
+    Snapshot,
+    StepEnded,
+)
+from iaflow.pipeline.retry import read_rate
 
-__all__ = ["Settled", "Settler"]
+__all__ = ["NOTHING_JUDGED", "CodeWanted", "Settled", "Settler"]
+
+NOTHING_JUDGED: Judged = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,30 +44,66 @@ class Settled:
     What a change led to.
 
     Attributes:
+        run_id: the run that was changed.
         run_status: the run's status after it.
         tasks: the steps that became ready and wait to be published.
         is_stale: the claim was lost, or the run had ended: nothing was changed.
         step_status: the status of the step that the change was about.
-        retry_at: when the next attempt of the step is due, if there will be one.
+        due_at: when something is due because of it: a retry, a timer, a start by a rate.
+        questions: conditions that need code. Nothing was changed: judge them, and do it again.
+        was: the run's status before it.
+        keys: concurrency keys that became free, or are wanted from now on.
+        cancelled: steps of which something was cancelled.
+        follow_ups: what it leads to in other runs, each to be done as this was.
     """
 
+    run_id: str
     run_status: RunStatus
     tasks: tuple[StepTask, ...] = ()
     is_stale: bool = False
     step_status: StepStatus | None = None
-    retry_at: datetime | None = None
+    due_at: datetime | None = None
+    questions: tuple[CodeQuestion, ...] = ()
+    was: RunStatus | None = None
+    keys: tuple[str, ...] = ()
+    cancelled: tuple[str, ...] = ()
+    follow_ups: tuple[Callable[[Judged], Settled], ...] = field(default=(), compare=False)
+
+
+class CodeWanted(Exception):
+    """A change cannot be planned before code has judged these conditions."""
+
+    def __init__(self, questions: tuple[CodeQuestion, ...]) -> None:
+        self.questions = questions
+        super().__init__(questions)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What a plan's writing came to, beside its rows."""
+
+    tasks: list[StepTask] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    due: list[datetime] = field(default_factory=list)
 
 
 class Settler:
     """Applies changes to runs; every method wants an open transaction."""
 
-    def __init__(self, store: SettleStore) -> None:
-        self._store = store
+    def __init__(self, database: Database) -> None:
+        self._store = SettleStore(database)
+        self._items = ItemStore(database)
+        self._holds = HoldStore(database)
+
+    @property
+    def store(self) -> SettleStore:
+        """The store that plans are written by."""
+        return self._store
 
     def begin(
         self, tx: Connection, graph: Graph, new: NewRun, parameters: Mapping[str, Any]
-    ) -> tuple[StepTask, ...]:
-        """Write a run that begins, and return its first task."""
+    ) -> Settled:
+        """Write a run that begins, or that waits for its turn, and return its first task."""
         view = RunView(
             new.run_id,
             RunStatus.PENDING,
@@ -63,12 +113,27 @@ class Settler:
             handled=0,
             unhandled=0,
             parameters=parameters,
-            started_at=new.created_at.isoformat(),
+            started_at=new.started_at.isoformat() if new.started_at else "",
         )
-        plan = advance(graph, Snapshot(view, steps={graph.start: None}), RunStarted())
+        if new.started_at is None:
+            self._store.insert_pending(tx, new)
+            return Settled(new.run_id, RunStatus.PENDING)
+        snapshot = Snapshot(view, steps={graph.start: None})
+        if graph.nodes[graph.start].concurrency_key is not None:
+            # Its key may be faulty, and the run then ends as it begins.
+            nothing = dict.fromkeys(graph.nodes)
+            snapshot = Snapshot(view, steps=nothing, decided=frozenset(), ends=())
+        plan = advance(graph, snapshot, RunStarted())
         assert isinstance(plan, Plan), "a start needs to know nothing"
-        self._write(tx, graph, new.run_id, 1, new.created_at, plan, None, new)
-        return _tasks(graph, new.run_id, plan)
+        tally = self._write(tx, graph, view, new.created_at, plan, None, new)
+        return Settled(
+            new.run_id,
+            plan.run.status,
+            tuple(tally.tasks),
+            due_at=min(tally.due, default=None),
+            was=RunStatus.PENDING,
+            keys=tuple(tally.keys),
+        )
 
     def lock(
         self, tx: Connection, graph: Graph, run_id: str, step_id: str, index: int = NO_INDEX
@@ -95,25 +160,42 @@ class Settler:
         parameters: Mapping[str, Any],
         now: datetime,
         settlement: StepSettlement | None = None,
+        judged: Judged = NOTHING_JUDGED,
     ) -> Settled:
-        """Plan a change of a locked run and write every consequence."""
+        """
+        Plan a change of a locked run and write every consequence.
+
+        Raises:
+            CodeWanted: something must be judged by code first; the transaction is to be undone.
+        """
         run = replace(locked.run, parameters=parameters)
-        snapshot = Snapshot(run, steps=locked.steps)
+        item = None
+        if locked.step_status is not None:
+            item = StepView(locked.step_status, waits_for=locked.step_waits_for)
+        snapshot = Snapshot(run, steps=locked.steps, item=item, judged=judged)
         if isinstance(change, StepEnded):
             # Its rows came with the lock; operands of its conditions, where it has any, now.
             needs = replace(first_needs(graph, change.step_id), steps=frozenset())
             snapshot = snapshot.plus(self._look_up(tx, graph, run, needs))
         plan = advance(graph, snapshot, change)
         while isinstance(plan, Needs):
+            if plan == Needs(code=plan.code):
+                raise CodeWanted(plan.code)
             snapshot = snapshot.plus(self._look_up(tx, graph, run, plan))
             plan = advance(graph, snapshot, change)
-        self._write(tx, graph, run.run_id, run.seq + 1, now, plan, settlement, None)
-        about = settlement.step_id if settlement is not None else None
-        statuses = {change.step_id: change.status for change in plan.steps}
+        tally = self._write(tx, graph, run, now, plan, settlement, None)
+        due = [*tally.due, settlement.due_at] if settlement and settlement.due_at else tally.due
+        own = (settlement.step_id, settlement.index) if settlement is not None else None
+        statuses = {(change.step_id, change.index): change.status for change in plan.steps}
         return Settled(
+            run.run_id,
             plan.run.status,
-            _tasks(graph, run.run_id, plan),
-            step_status=statuses.get(about) if about is not None else None,
+            tuple(tally.tasks),
+            step_status=statuses.get(own) if own is not None else None,
+            due_at=min(due, default=None),
+            was=run.status,
+            keys=tuple(tally.keys),
+            cancelled=plan.cancelled,
         )
 
     def _look_up(self, tx: Connection, graph: Graph, run: RunView, needs: Needs) -> Snapshot:
@@ -132,9 +214,91 @@ class Settler:
             errors=store.read_errors(tx, run_id, needs.errors) if needs.errors else {},
             decided=decided,
             ends=store.read_ends(tx, run_id) if needs.ends else None,
+            results={
+                step_id: self._items.read_results(tx, run_id, step_id) for step_id in needs.results
+            },
         )
 
+    # -- writing
+
     def _write(
+        self,
+        tx: Connection,
+        graph: Graph,
+        run: RunView,
+        now: datetime,
+        plan: Plan,
+        settlement: StepSettlement | None,
+        new_run: NewRun | None,
+    ) -> _Tally:
+        tally = _Tally()
+        seq = run.seq + 1
+        ready = [graph.nodes[step_id].step for step_id in plan.ready]
+        placings = {step.id: self._place(tx, graph, step, now) for step in ready}
+        self._store.write(
+            tx,
+            run.run_id,
+            seq=seq,
+            now=now,
+            run=plan.run,
+            steps=plan.steps,
+            decisions=plan.decisions,
+            settlement=settlement,
+            placings=placings,
+            new_run=new_run,
+        )
+        keys = {c.step_id: c.concurrency_key for c in plan.steps if c.status is StepStatus.READY}
+        for step in ready:
+            self._publish(
+                tally, graph, run.run_id, step, NO_INDEX, keys[step.id], placings[step.id].due_at
+            )
+        if plan.new_items or plan.more_items or plan.dropped_items:
+            self._write_items(tx, graph, run.run_id, seq, now, plan, settlement, tally)
+        if graph.has_keys:
+            tally.keys += self._free(tx, graph, run.run_id, plan)
+        return tally
+
+    def _place(self, tx: Connection, graph: Graph, step: StepDefinition, now: datetime) -> Placing:
+        if step.rate_limit is None or step.foreach is not None:
+            return Placing(step.queue, step.priority)
+        [slot] = self._reserve(tx, graph, step, now, 1)
+        return Placing(step.queue, step.priority, slot if slot > now else None)
+
+    def _reserve(
+        self, tx: Connection, graph: Graph, step: StepDefinition, not_before: datetime, count: int
+    ) -> list[datetime]:
+        assert step.rate_limit is not None
+        name = f"{graph.definition.slug}/{step.id}"
+        spacing = timedelta(seconds=read_rate(step.rate_limit))
+        return self._holds.reserve(tx, name, spacing=spacing, not_before=not_before, count=count)
+
+    def reserve_retry(
+        self, tx: Connection, graph: Graph, step: StepDefinition, not_before: datetime
+    ) -> datetime:
+        """Return when the next attempt may begin: a rate counts every start."""
+        return self._reserve(tx, graph, step, not_before, 1)[0]
+
+    def _publish(
+        self,
+        tally: _Tally,
+        graph: Graph,
+        run_id: str,
+        step: StepDefinition,
+        index: int,
+        key: str | None,
+        due_at: datetime | None,
+    ) -> None:
+        """Note what a step that became ready waits for: a message, an instant, or a key."""
+        if due_at is not None:
+            tally.due.append(due_at)
+        elif key is not None:
+            tally.keys.append(key)
+        else:
+            slug = graph.definition.slug
+            task = StepTask(run_id, step.id, index, 1, slug, step.queue, step.priority)
+            tally.tasks.append(task)
+
+    def _write_items(
         self,
         tx: Connection,
         graph: Graph,
@@ -143,26 +307,68 @@ class Settler:
         now: datetime,
         plan: Plan,
         settlement: StepSettlement | None,
-        new_run: NewRun | None,
+        tally: _Tally,
     ) -> None:
-        steps = (graph.nodes[step_id].step for step_id in plan.ready)
-        self._store.write(
-            tx,
-            run_id,
-            seq=seq,
-            now=now,
-            run=plan.run,
-            steps=plan.steps,
-            decisions=plan.decisions,
-            settlement=settlement,
-            queues={step.id: (step.queue, step.priority) for step in steps},
-            new_run=new_run,
-        )
+        if plan.new_items is not None and settlement is not None:
+            new = plan.new_items
+            step = graph.nodes[new.step_id].step
+            self._items.insert(
+                tx,
+                run_id,
+                new,
+                settlement.items,
+                seq=seq,
+                now=now,
+                queue=step.queue,
+                priority=step.priority,
+                is_held=_is_held(graph, step),
+            )
+            begun = [(place, settlement.items[place][1]) for place in range(new.started)]
+            self._publish_items(tx, graph, run_id, step, begun, now, tally)
+        for step_id, count in plan.more_items:
+            step = graph.nodes[step_id].step
+            begun = self._items.start(
+                tx, run_id, step_id, count, seq=seq, now=now, is_held=_is_held(graph, step)
+            )
+            self._publish_items(tx, graph, run_id, step, begun, now, tally)
+        for step_id in plan.dropped_items:
+            self._items.drop(tx, run_id, step_id, now)
+            self._store.cancel_pauses(tx, run_id, step_id)
+
+    def _publish_items(
+        self,
+        tx: Connection,
+        graph: Graph,
+        run_id: str,
+        step: StepDefinition,
+        started: list[tuple[int, str | None]],
+        now: datetime,
+        tally: _Tally,
+    ) -> None:
+        slots: list[datetime | None] = [None] * len(started)
+        if step.rate_limit is not None and started:
+            slots = list(self._reserve(tx, graph, step, now, len(started)))
+            for (index, _), slot in zip(started, slots, strict=True):
+                # The sweep publishes what is due, also at once.
+                self._items.hold(tx, run_id, step.id, index, until=slot)
+        for (index, key), slot in zip(started, slots, strict=True):
+            self._publish(tally, graph, run_id, step, index, key, slot)
+
+    def _free(self, tx: Connection, graph: Graph, run_id: str, plan: Plan) -> list[str]:
+        """Free the keys of attempts that are over: a key is not held while retrying."""
+        if plan.run.status in END_OF_RUN:
+            return self._holds.free_all(tx, run_id)
+        over = END_OF_STEP | {StepStatus.RETRYING}
+        freed: list[str] = []
+        for change in plan.steps:
+            keyed = graph.nodes[change.step_id].concurrency_key is not None
+            if keyed and change.before is not None and change.status in over:
+                freed += self._holds.free(tx, run_id, change.step_id, change.index)
+        for step_id in plan.dropped_items:
+            if graph.nodes[step_id].concurrency_key is not None:
+                freed += self._holds.free_all(tx, run_id, step_id)
+        return freed
 
 
-def _tasks(graph: Graph, run_id: str, plan: Plan) -> tuple[StepTask, ...]:
-    slug = graph.definition.slug
-    steps = (graph.nodes[step_id].step for step_id in plan.ready)
-    return tuple(
-        StepTask(run_id, step.id, NO_INDEX, 1, slug, step.queue, step.priority) for step in steps
-    )
+def _is_held(graph: Graph, step: StepDefinition) -> bool:
+    return step.rate_limit is not None or graph.nodes[step.id].concurrency_key is not None

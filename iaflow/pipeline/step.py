@@ -11,7 +11,15 @@ from typing import Any, ClassVar, Final
 
 from iaflow.pipeline.services import ServiceMissing, ServiceRegistry
 
-__all__ = ["HumanInputStep", "Step", "StepContext"]
+__all__ = [
+    "EventStep",
+    "HumanInputStep",
+    "PipelineStep",
+    "Step",
+    "StepContext",
+    "TerminateStep",
+    "WaitStep",
+]
 
 _NO_DEFAULT: Final = object()
 
@@ -143,3 +151,36 @@ class HumanInputStep(Step):
     async def work(self, data: Any) -> Any:
         """Return what the person is shown beside the definition's `show`: nothing more."""
         return {}
+
+
+class _UnworkedStep(Step):
+    """A step whose type does all there is to do."""
+
+    async def work(self, data: Any) -> Any:
+        """Return nothing to add."""
+        return {}
+
+
+class PipelineStep(_UnworkedStep):
+    """
+    A step that runs another pipeline (LANGUAGE section 2).
+
+    A subclass may override `work`: what it returns is laid over the child run's input.
+    """
+
+
+class WaitStep(_UnworkedStep):
+    """A step that waits for a time; `work` of a subclass runs before, and returns nothing."""
+
+
+class EventStep(_UnworkedStep):
+    """A step that waits for a signal; `work` of a subclass runs before, and returns nothing."""
+
+
+class TerminateStep(_UnworkedStep):
+    """
+    A step that ends the run.
+
+    A subclass may override `work`: what it returns is laid over the inputs that become the
+    run's outputs, should the document have none of its own.
+    """

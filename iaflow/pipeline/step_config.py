@@ -17,7 +17,16 @@ from iaflow.pipeline.forms import Form
 from iaflow.pipeline.graph import Node
 from iaflow.pipeline.reading import Findings, Reader, clip
 
-__all__ = ["ANSWER_KEYS", "CODES", "find_config_problems"]
+__all__ = [
+    "ANSWER_KEYS",
+    "ASSIGNEE_KEYS",
+    "CODES",
+    "CONFIG_KEYS",
+    "ESCALATION_KEYS",
+    "MAX_QUORUM",
+    "STATUSES",
+    "find_config_problems",
+]
 
 CODES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -34,7 +43,7 @@ ANSWER_KEYS: Final = ("_answered_by", "_answered_at", "_answers")
 def find_config_problems(node: Node) -> list[Problem]:
     """Find what is wrong in the `config` of a step; pointers are into the document."""
     step = node.step
-    known = _KEYS.get(step.type)
+    known = CONFIG_KEYS.get(step.type)
     if known is None:
         return []
     findings = Findings()
@@ -53,12 +62,12 @@ def find_config_problems(node: Node) -> list[Problem]:
             _read_expiry(config, node)
         case StepType.TERMINATE:
             if config.require("status", "succeeded or failed"):
-                config.one_of("status", ("succeeded", "failed"))
+                config.one_of("status", STATUSES)
             config.text("message")
     return findings.errors
 
 
-_KEYS: Final[Mapping[StepType, frozenset[str]]] = MappingProxyType(
+CONFIG_KEYS: Final[Mapping[StepType, frozenset[str]]] = MappingProxyType(
     {
         StepType.HUMAN_INPUT: frozenset(
             "ui_schema assignees quorum exclude_starter expires_in escalate reminders show"
@@ -70,12 +79,15 @@ _KEYS: Final[Mapping[StepType, frozenset[str]]] = MappingProxyType(
         StepType.TERMINATE: frozenset({"status", "message"}),
     }
 )
-_ASSIGNEE_KEYS: Final = frozenset({"users", "roles"})
-_ESCALATION_KEYS: Final = frozenset({"after", "assignees"})
+ASSIGNEE_KEYS: Final = frozenset({"users", "roles"})
+ESCALATION_KEYS: Final = frozenset({"after", "assignees"})
+MAX_QUORUM: Final = 1_000
+STATUSES: Final = ("succeeded", "failed")
+"""How a `terminate` may end its run."""
 
 
 def _read_person(config: Reader, node: Node) -> None:
-    config.whole("quorum", 1, 1000)
+    config.whole("quorum", 1, MAX_QUORUM)
     config.flag("exclude_starter")
     _read_expiry(config, node)
     _read_assignees(config)
@@ -84,7 +96,7 @@ def _read_person(config: Reader, node: Node) -> None:
         if not isinstance(value, dict):
             config.findings.refuse("type_wrong", pointer, "an escalation is an object")
             continue
-        escalation = Reader(value, pointer, config.findings, _ESCALATION_KEYS)
+        escalation = Reader(value, pointer, config.findings, ESCALATION_KEYS)
         if escalation.require("after", "seconds"):
             escalation.number("after", 0, MAX_SECONDS, above=True)
         if escalation.require("assignees"):
@@ -98,11 +110,12 @@ def _read_person(config: Reader, node: Node) -> None:
 
 
 def _read_assignees(holder: Reader) -> None:
-    assignees = holder.inner("assignees", _ASSIGNEE_KEYS)
+    assignees = holder.inner("assignees", ASSIGNEE_KEYS)
     if assignees is None:
         return
     people = [assignees.words(key) for key in ("users", "roles")]
-    if not any(people) and not assignees.members.keys() - _ASSIGNEE_KEYS:
+    names_nobody = not any(assignees.members.values())
+    if not any(people) and names_nobody and not assignees.members.keys() - ASSIGNEE_KEYS:
         holder.refuse(
             "value_invalid", "assignees", "`assignees` names nobody", "add users or roles"
         )
@@ -123,7 +136,8 @@ def _read_wait(config: Reader, node: Node) -> None:
         message = "a wait has either `seconds` or `until`"
         config.findings.refuse(code, config.pointer, message)
         return
-    is_template = node.timer is not None and bool(node.timer.paths)
+    is_text = isinstance(config.members[given[0]], str)
+    is_template = is_text and node.timer is not None and bool(node.timer.paths)
     if given == ["until"]:
         config.word("until")
     elif not is_template:

@@ -85,6 +85,12 @@ class Template:
     paths: tuple[tuple[str, Path, bool], ...]
     warnings: tuple[Problem, ...]
     _node: _Node
+    is_broken: bool = False
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is one template and nothing else, so that it gives any type."""
+        return isinstance(self._node, _Reference)
 
 
 def compile_template(value: Any, *, single_brace: bool = False) -> tuple[Template, list[Problem]]:
@@ -103,7 +109,9 @@ def compile_template(value: Any, *, single_brace: bool = False) -> tuple[Templat
     """
     compiler = _Compiler(single_brace)
     node = compiler.compile(value, "", 0)
-    template = Template(tuple(compiler.paths), tuple(compiler.warnings), node)
+    template = Template(
+        tuple(compiler.paths), tuple(compiler.warnings), node, bool(compiler.problems)
+    )
     return template, compiler.problems
 
 
@@ -278,8 +286,8 @@ class _Compiler:
             Problem(
                 "deprecated_single_brace",
                 pointer,
-                f"{text} is the old form of a template",
-                f"write {{{{ {old.text} }}}}",
+                f"{text[:80]} is the old form of a template",
+                f"write {{{{ {old.text[:80]} }}}}",
             )
         )
         self.paths.append((pointer, old, False))

@@ -1,6 +1,6 @@
 """The thread of a worker process that does what time alone brings about.
 
-Decides when to look: at every sweep's turn, and when a retry that it knows of is due;
+Decides when to look: at every sweep's turn, and when something that it knows of is due;
 never what is overdue (maintenance does). Held by the worker process.
 """
 
@@ -12,7 +12,6 @@ from collections.abc import Callable
 from datetime import datetime
 
 from iaflow.pipeline.engine import Engine
-from iaflow.pipeline.executors.base import Executor
 from iaflow.telemetry import get_logger
 
 __all__ = ["Sweeper"]
@@ -25,23 +24,27 @@ LEAST_WAIT = 0.02
 
 class Sweeper:
     """
-    Sweeps on a timer, and stages retries on time.
+    Sweeps on a timer, and does what is due on time.
 
-    Without the second, a retry after 0.3 s would wait for the next sweep. Retries of other
-    processes are seen by each sweep, so none depends on the process that caused it.
+    Without the second, a retry after 0.3 s would wait for the next sweep. What is due in other
+    processes is seen by each sweep, so nothing depends on the process that caused it.
 
     Args:
-        engine: stages due retries.
-        executor: publishes what became ready.
+        engine: knows when something is due next.
+        stage: does what is due by the clock, and publishes it.
         sweep: does a whole sweep and publishes what it found.
         seconds: time between two sweeps.
     """
 
     def __init__(
-        self, engine: Engine, executor: Executor, sweep: Callable[[], object], seconds: float
+        self,
+        engine: Engine,
+        stage: Callable[[], object],
+        sweep: Callable[[], object],
+        seconds: float,
     ) -> None:
         self._engine = engine
-        self._executor = executor
+        self._stage = stage
         self._sweep = sweep
         self._seconds = seconds
         self._due: datetime | None = None
@@ -52,7 +55,7 @@ class Sweeper:
         self._thread.start()
 
     def expect(self, due: datetime) -> None:
-        """Look again at `due`, when a retry will be due."""
+        """Look again at `due`, when something will be due."""
         with self._lock:
             if self._due is not None and self._due <= due:
                 return
@@ -78,12 +81,8 @@ class Sweeper:
                 next_sweep = time.monotonic() + self._seconds
             elif self._until_due() <= 0:
                 self._try(self._stage)
+                self._try(self._read_next_due)
         self._engine.database.release_thread()
-
-    def _stage(self) -> None:
-        tasks = self._engine.claims.stage_due(now=self._engine.clock.now())
-        self._executor.submit(self._engine.name_tasks(tasks))
-        self._read_next_due()
 
     def _read_next_due(self) -> None:
         with self._lock:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from tests.servers.processes import wait_until
@@ -30,7 +31,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # -P: as the console script, which does not put the current folder on the path.
 IAFLOW = [sys.executable, "-P", "-m", "iaflow.cli"]
 COMMANDS = (
-    "answer cancel doctor graph import inbox pipelines resume run runs show start validate why"
+    "answer cancel doctor graph import inbox pipelines resume run runs schema show start validate"
+    " why"
 ).split()
 
 STEPS = """
@@ -478,6 +480,21 @@ def test_validate_prints_one_line_of_json_for_each_file(shell: Shell) -> None:
     told = shell.run("validate", *names, code=3).stdout
     assert "✓ ok" in told
     assert "✗ refused" in told
+
+
+def test_the_schema_for_editors_is_printed_or_written(shell: Shell) -> None:
+    printed = shell.run("schema")
+    schema = json.loads(printed.stdout)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    judge = jsonschema.Draft202012Validator(schema)
+    assert judge.is_valid(DOCUMENTS["approval"])
+    assert not judge.is_valid({**DOCUMENTS["approval"], "nmae": "x"})
+    written = shell.run("schema", "-o", "s.json")
+    assert written.stdout == ""
+    assert "s.json" in written.stderr
+    assert (shell.folder / "s.json").read_text(encoding="utf-8") == printed.stdout
+    assert shell.run("schema", "--json", "-o", "s.json").stdout == printed.stdout
+    assert "cannot write" in shell.run("schema", "-o", "nowhere/s.json", code=2).stderr
 
 
 def test_validate_survives_any_bytes(shell: Shell) -> None:

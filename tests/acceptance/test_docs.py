@@ -205,11 +205,11 @@ def test_the_operators_and_their_aliases() -> None:
 @pytest.mark.parametrize(
     ("heading", "keys"),
     (
-        ("The document", definition._DOCUMENT_KEYS),
-        ("Steps", definition._STEP_KEYS),
-        ("Flow", definition._FLOW_KEYS | definition._TRANSITION_KEYS | set(On)),
-        ("Error handling", definition._POLICY_KEYS | {"run_timeout"}),
-        ("People", step_config._KEYS[StepType.HUMAN_INPUT]),
+        ("The document", definition.DOCUMENT_KEYS),
+        ("Steps", definition.STEP_KEYS),
+        ("Flow", definition.FLOW_KEYS | definition.TRANSITION_KEYS | set(On)),
+        ("Error handling", definition.POLICY_KEYS | {"run_timeout"}),
+        ("People", step_config.CONFIG_KEYS[StepType.HUMAN_INPUT]),
     ),
 )
 def test_the_keys_of_a_definition(heading: str, keys: Iterable[str]) -> None:
@@ -246,7 +246,7 @@ def test_what_is_not_supported_yet() -> None:
 
 def test_the_fields_of_a_form() -> None:
     keys, types = split_tables(PEOPLE, "Fields")
-    assert {word for row in keys for word in row[0].split(", ")} == set(forms._FIELD_KEYS)
+    assert {word for row in keys for word in row[0].split(", ")} == set(forms.FIELD_KEYS)
     assert {word for row in types for word in row[0].split(", ")} == set(FieldType)
 
 

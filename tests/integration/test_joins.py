@@ -30,7 +30,6 @@ from iaflow.pipeline.check import compile_definition
 from iaflow.pipeline.engine import Claimed, Engine, Settled
 from iaflow.pipeline.graph import Graph
 from iaflow.pipeline.loader import Library
-from iaflow.pipeline.runner import keep_version
 from tests.servers import wait_until
 from tests.servers.worker import ROOT
 
@@ -73,7 +72,7 @@ class Races:
 
     def keep(self, document: dict[str, Any]) -> Graph:
         graph = compile_definition(document)
-        keep_version(self.engine, graph)
+        self.engine.keep_version(graph)
         return graph
 
     def begin(self, graph: Graph) -> tuple[str, tuple[StepTask, ...]]:

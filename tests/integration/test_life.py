@@ -45,9 +45,10 @@ from iaflow.pipeline import Step
 from iaflow.pipeline.check import compile_definition, merge_parameters
 from iaflow.pipeline.engine import Claimed, Engine, Settled, Started
 from iaflow.pipeline.executors.local import POLL_SECONDS, LocalExecutor
+from iaflow.pipeline.judging import conclude_alone
 from iaflow.pipeline.loader import Library, StepLoader
 from iaflow.pipeline.maintenance import sweep
-from iaflow.pipeline.runner import create_pipeline_from_json, keep_version
+from iaflow.pipeline.runner import create_pipeline_from_json
 from iaflow.pipeline.services import ServiceRegistry
 from tests.servers import ServerRoom
 
@@ -296,7 +297,7 @@ class House:
         self, document: Mapping[str, Any], given: Mapping[str, Any] | None = None, **more: Any
     ) -> Started:
         graph = compile_definition(dict(document))
-        keep_version(self.engine, graph)
+        self.engine.keep_version(graph)
         parameters = merge_parameters(graph.definition, dict(given or {}))
         started = self.engine.start(graph, parameters, **more)
         if started.is_new:
@@ -335,6 +336,13 @@ class House:
     def pause(self, run_id: str) -> PauseRecord:
         (pause,) = self.engine.pauses.list_open(run_id=run_id)
         return pause
+
+    def sweep(self) -> Counter[str]:
+        """Sweep and conclude every duty; return how many rows of each kind there were."""
+        swept = sweep(self.engine, republish_seconds=1000)
+        for duty in swept.duties:
+            conclude_alone(duty.verb)
+        return Counter(swept.counts) + Counter(duty.name for duty in swept.duties)
 
     def claim(self, run_id: str, step_id: str, worker: str = "test") -> Claimed:
         tasks = {task.step_id: task for task in self.engine.claims.ready_of_run(run_id)}
@@ -957,12 +965,11 @@ def test_the_sweep_expires_questions_and_ends_overdue_runs(
     house.drive(asked)
     late = house.start(document({"x": {}}, error_handling={"run_timeout": 10})).run_id
     clock.move(11)
-    swept = sweep(house.engine, republish_seconds=1000)
-    assert (swept.expired, swept.overdue) == (1, 1)
+    found = house.sweep()
+    assert (found["expired"], found["answered"], found["overdue"]) == (1, 1, 1)
     assert house.read(asked).error_code == "expired"
     assert house.read(late).error_code == "run_timeout"
-    again = sweep(house.engine, republish_seconds=1000)
-    assert (again.expired, again.resumed, again.overdue, again.tasks) == (0, 0, 0, ())
+    assert house.sweep().total() == 0
 
 
 def test_cancelling_withdraws_the_question(house: House) -> None:
@@ -1040,9 +1047,9 @@ def test_only_the_holder_of_the_claim_can_settle(house: House, clock: VirtualClo
     clock.move(29)
     assert house.engine.extend_lease(first.claim)
     clock.move(29)
-    assert sweep(house.engine, republish_seconds=1000).rescued == 0
+    assert house.sweep()["lost"] == 0
     clock.move(2)
-    assert sweep(house.engine, republish_seconds=1000).rescued == 1
+    assert house.sweep()["lost"] == 1
     assert house.engine.extend_lease(first.claim) is False
     second = house.claim(run_id, "work", "second")
     assert (second.claim.attempt, second.claim.try_number) == (2, 1)
@@ -1063,7 +1070,7 @@ def test_a_worker_may_be_lost_only_so_often(house: House, clock: VirtualClock) -
         claimed = house.claim(run_id, "work")
         assert (claimed.claim.try_number, claimed.claim.worker_losses) == (1, losses)
         clock.move(31)
-        sweep(house.engine, republish_seconds=1000)
+        house.sweep()
     run = house.read(run_id)
     assert (run.status, run.error_code) == (RunStatus.FAILED, "worker_lost")
     assert house.steps(run_id)["work"].attempt == 3

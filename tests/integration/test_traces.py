@@ -30,7 +30,6 @@ from iaflow.pipeline.check import compile_definition
 from iaflow.pipeline.engine import Engine
 from iaflow.pipeline.executors.local import LocalExecutor
 from iaflow.pipeline.loader import Library, StepLoader
-from iaflow.pipeline.runner import keep_version
 from iaflow.pipeline.services import ServiceRegistry
 from iaflow.settings import load_settings
 from tests.servers import ServerRoom, WorkerProcess, wait_until
@@ -340,7 +339,7 @@ def test_a_step_costs_the_same_in_a_large_run(
 def spend(engine: Engine, definition: dict[str, Any]) -> dict[str, float]:
     """Return what a run costs per step, from its start to its end, without looks at the clock."""
     graph = compile_definition(definition)
-    keep_version(engine, graph)
+    engine.keep_version(graph)
     tally = engine.database.tally
 
     async def follow() -> None:

@@ -387,7 +387,7 @@ def test_who_keeps_the_tables_is_told_to_go_on(
     empty: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upgrade_by_host(empty, tmp_path, "iaflow@head")
-    monkeypatch.setattr(migrator, "HEAD_REVISION", "iaflow_0002")
+    monkeypatch.setattr(migrator, "HEAD_REVISION", "iaflow_9999")
     with pytest.raises(SchemaOutdated, match="alembic upgrade iaflow@head"):
         migrator.upgrade(empty)
 

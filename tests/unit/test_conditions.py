@@ -22,6 +22,7 @@ from iaflow.pipeline.conditions import (
     Otherwise,
     ParameterTruthy,
     Verdict,
+    VerdictMissing,
     code_conditions,
     evaluate,
     parse_condition,
@@ -314,8 +315,10 @@ def test_recorded_verdicts_of_functions_and_agents_are_looked_up() -> None:
         with pytest.raises(ConditionFailed) as caught:
             evaluate(condition, SCOPE, recorded | {"/conditions/1/condition": wrong})
         assert caught.value.code == code
-    with pytest.raises(ConditionFailed):
-        evaluate(condition, SCOPE)
+    for known in (None, {}):
+        with pytest.raises(VerdictMissing) as missing:
+            evaluate(condition, SCOPE, known)
+        assert missing.value.pointer == "/conditions/0", "judged in order, stopping early"
     with pytest.raises(ConditionFailed):
         evaluate(condition, SCOPE, {"/conditions/0": {"verdict": 1}})
 

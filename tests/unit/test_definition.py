@@ -492,7 +492,7 @@ def test_what_is_wrong_but_not_broken_leaves_a_definition_to_check_further() -> 
             st.lists(inner, max_size=3)
             | st.dictionaries(
                 st.sampled_from(
-                    [*room._DOCUMENT_KEYS, *room._STEP_KEYS, *room._POLICY_KEYS, "start_at", "from"]
+                    [*room.DOCUMENT_KEYS, *room.STEP_KEYS, *room.POLICY_KEYS, "start_at", "from"]
                 ),
                 inner,
                 max_size=6,

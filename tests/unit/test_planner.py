@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iaflow.data.status import END_OF_STEP, RunStatus, StepEnd
+from iaflow.data.status import END_OF_STEP, RunStatus, StepEnd, WaitsFor
 from iaflow.pipeline.plans import (
     RunCancelled,
     StepCancelled,
     StepDelayed,
     StepEnded,
-    StepPaused,
+    StepWaits,
 )
 from tests.unit.planning import Run, compile_graph, make_document
 
@@ -261,7 +261,7 @@ def test_a_cancelled_run_cancels_everything_that_has_not_ended() -> None:
 def test_a_run_waits_only_when_nothing_else_can_move() -> None:
     run = Run(compile_graph(make_document([("a", "b"), ("a", "c")])))
     run.end("a")
-    run.apply(StepPaused("b"))
+    run.apply(StepWaits("b", WaitsFor.PEOPLE))
     assert run.view.status is RunStatus.RUNNING
     run.apply(StepDelayed("c", {"code": "x"}))
     assert run.view.status is RunStatus.RUNNING

@@ -5,8 +5,19 @@ named by the change. Called by the engine, maintenance and the client.
 """
 
 from iaflow.database.run_store.claims import ClaimStore
+from iaflow.database.run_store.holds import HoldStore
+from iaflow.database.run_store.items import ItemStore
 from iaflow.database.run_store.pauses import PauseStore
 from iaflow.database.run_store.reads import ReadStore
 from iaflow.database.run_store.settles import SettleStore
+from iaflow.database.run_store.waits import WaitStore
 
-__all__ = ["ClaimStore", "PauseStore", "ReadStore", "SettleStore"]
+__all__ = [
+    "ClaimStore",
+    "HoldStore",
+    "ItemStore",
+    "PauseStore",
+    "ReadStore",
+    "SettleStore",
+    "WaitStore",
+]

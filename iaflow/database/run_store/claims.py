@@ -29,6 +29,7 @@ from iaflow.database.statements import (
     look_up_each,
     read_instant,
 )
+from iaflow.database.tables import INSTANT
 
 __all__ = ["ClaimRow", "ClaimStore", "LostClaim"]
 
@@ -41,6 +42,7 @@ class ClaimRow:
     Attributes:
         inputs: JSON text of inputs resolved by an earlier attempt; None if there are none.
         outputs: step id to output, of those asked for that references may read.
+        item: JSON text of the item that it is about; None outside of a foreach.
     """
 
     attempt: int
@@ -48,6 +50,8 @@ class ClaimRow:
     ready_seq: int
     inputs: str | None
     outputs: dict[str, Any]
+    item: str | None = None
+    earlier_attempts: int = 0
 
 
 class ClaimStore:
@@ -70,7 +74,7 @@ class ClaimStore:
         """
         ready -> running. None: a duplicate or stale message, to be dropped quietly.
 
-        The commit is not flushed: a claim that a crash loses is only a step that is ready
+        A step that is held back, by a key or a rate, is not taken before it is published. The commit is not flushed: a claim that a crash loses is only a step that is ready
         again, and its token is never seen again. The outputs in `reads` come with it.
         """
         given: dict[str, Any] = {
@@ -86,7 +90,9 @@ class ClaimStore:
         }
         asked: dict[str, Any] = {"reads": dump_json(reads)}
         if self._database.dialect == POSTGRES:
-            rows = self._database.fetch(self._sql.mark_running, **given, **claim, **asked)
+            is_item = task.index != NO_INDEX
+            statement = self._sql.mark_item_running if is_item else self._sql.mark_running
+            rows = self._database.fetch(statement, **given, **claim, **asked)
         else:
             # SQLite's RETURNING knows the changed table alone, and here a second statement
             # costs no round trip.
@@ -96,8 +102,8 @@ class ClaimStore:
                     rows = [(*rows[0], *tx.fetch(self._sql.payloads, **given, **asked)[0])]
         if not rows:
             return None
-        attempt, losses, ready_seq, inputs, outputs = rows[0][:5]
-        return ClaimRow(attempt, losses, ready_seq, inputs, _parse(outputs))
+        attempt, losses, ready_seq, earlier, inputs, outputs, item = rows[0][:7]
+        return ClaimRow(attempt, losses, ready_seq, inputs, _parse(outputs), item, earlier)
 
     def extend_lease(
         self, run_id: str, step_id: str, index: int, *, token: str, lease_until: datetime
@@ -156,15 +162,23 @@ class ClaimStore:
             for row in rows
         ]
 
-    def stage_due(self, *, now: datetime, run_id: str | None = None) -> list[StepTask]:
-        """retrying -> ready for all whose delay is over; of one run if `run_id` is given."""
+    def stage_due(
+        self, *, now: datetime, run_id: str | None = None
+    ) -> tuple[list[StepTask], list[str]]:
+        """
+        retrying -> ready for all whose delay is over; of one run if `run_id` is given.
+
+        Returns:
+            The tasks to publish, and the keys that the others must be given first.
+        """
         if run_id is None:
             rows = self._database.fetch(self._sql.stage_due, now=now, published_at=now)
         else:
             rows = self._database.fetch(
                 self._sql.stage_due_of_run, now=now, published_at=now, run_id=run_id
             )
-        return [_task(row) for row in rows]
+        tasks = [_task(row) for row in rows if row[6] is None]
+        return tasks, list(dict.fromkeys(row[6] for row in rows if row[6] is not None))
 
     def count_stale(self, *, before: datetime, limit: int = 100_000) -> int:
         """Return how many ready steps were published before an instant, at most `limit`."""
@@ -188,11 +202,15 @@ class ClaimStore:
         return [_task(row) for row in rows]
 
     def ready_of_run(self, run_id: str) -> list[StepTask]:
-        """Return the steps of a run that are ready, for an executor that has no messages."""
+        """Return the published steps of a run, for an executor that has no messages."""
         return [_task(row) for row in self._database.fetch(self._sql.ready_of_run, run_id=run_id)]
 
     def next_due(self, run_id: str | None = None) -> datetime | None:
-        """Return when the next retry is due, of all runs or of one; None if there is none."""
+        """
+        Return when something is due next (a retry, a timer, a rate), of all runs or of one.
+
+        None if nothing is.
+        """
         if run_id is None:
             rows = self._database.fetch(self._sql.next_due)
         else:
@@ -232,6 +250,7 @@ class _Statements:
             steps.c.step_id == bind("step_id"),
             steps.c.item_index == bind("item_index"),
         )
+        is_published = steps.c.published_at.is_not(None)
         ready, running = literal_word(StepStatus.READY), literal_word(StepStatus.RUNNING)
         mine = sa.and_(
             this, is_now(steps.c.status, StepStatus.RUNNING), steps.c.token == bind("token")
@@ -263,16 +282,23 @@ class _Statements:
             )
             .scalar_subquery(),
         )
-        inputs = (
-            sa.select(sa.cast(payloads.c.inputs, sa.Text))
+        inputs, item = (
+            sa.select(sa.cast(column, sa.Text))
             .where(
                 payloads.c.run_id == bind("run_id"),
                 payloads.c.step_id == bind("step_id"),
                 payloads.c.item_index == bind("item_index"),
             )
             .scalar_subquery()
+            for column in (payloads.c.inputs, payloads.c.item)
         )
-        returned: list[Any] = [steps.c.attempt, steps.c.worker_losses, steps.c.ready_seq]
+        returned: list[Any] = [
+            steps.c.attempt,
+            steps.c.worker_losses,
+            steps.c.ready_seq,
+            steps.c.earlier_attempts,
+        ]
+        of_item = returned
         if database.dialect == POSTGRES:
             # The commit's flush is put off for this one statement's transaction alone.
             put_off = sa.func.set_config(
@@ -280,12 +306,14 @@ class _Statements:
                 sa.literal_column("'off'"),
                 sa.literal_column("true"),
             )
-            returned += [inputs, outputs, put_off]
-        self.payloads = Statement("iaflow_claim_payloads", sa.select(inputs, outputs))
-        self.mark_running = Statement(
-            "iaflow_mark_running",
+            returned += [inputs, outputs]
+            # Of one whole step there is no item to look for.
+            of_item = [*returned, item, put_off]
+            returned += [sa.null(), put_off]
+        self.payloads = Statement("iaflow_claim_payloads", sa.select(inputs, outputs, item))
+        claim = (
             sa.update(steps)
-            .where(this, is_now(steps.c.status, StepStatus.READY))
+            .where(this, is_now(steps.c.status, StepStatus.READY), is_published)
             .values(
                 status=running,
                 attempt=steps.c.attempt + 1,
@@ -294,8 +322,9 @@ class _Statements:
                 started_at=bind("started_at"),
                 lease_until=bind("lease_until"),
             )
-            .returning(*returned),
         )
+        self.mark_running = Statement("iaflow_mark_running", claim.returning(*returned))
+        self.mark_item_running = Statement("iaflow_mark_item_running", claim.returning(*of_item))
         self.extend_lease = Statement(
             "iaflow_extend_lease",
             sa.update(steps)
@@ -348,10 +377,16 @@ class _Statements:
         )
         self.ready_of_run = Statement(
             "iaflow_ready_of_run",
-            sa.select(*task).where(steps.c.run_id == bind("run_id"), steps.c.status == ready),
+            sa.select(*task).where(
+                steps.c.run_id == bind("run_id"), steps.c.status == ready, is_published
+            ),
         )
+        resting = [literal_word(StepStatus.RETRYING), literal_word(StepStatus.WAITING)]
         next_due = sa.select(sa.func.min(steps.c.due_at)).where(
-            steps.c.status == literal_word(StepStatus.RETRYING)
+            sa.or_(
+                steps.c.status.in_(resting),
+                sa.and_(steps.c.status == ready, steps.c.published_at.is_(None)),
+            )
         )
         self.next_due = Statement("iaflow_next_due", next_due)
         self.next_due_of_run = Statement(
@@ -384,10 +419,17 @@ def _stage(
         .values(
             status=literal_word(StepStatus.READY),
             due_at=sa.null(),
-            published_at=sa.bindparam("published_at"),
+            # With a key it waits for that once more.
+            published_at=sa.case(
+                (
+                    steps.c.concurrency_key.is_(None),
+                    sa.cast(sa.bindparam("published_at"), INSTANT),
+                ),
+                else_=sa.null(),
+            ),
             publishes=sa.literal_column("0"),
         )
-        .returning(*task),
+        .returning(*task, steps.c.concurrency_key),
     )
 
 

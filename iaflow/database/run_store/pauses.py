@@ -14,12 +14,20 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from iaflow.data.records import NewPause, PauseRecord
 from iaflow.data.status import PauseStatus
 from iaflow.database.connections import Connection, Row
 from iaflow.database.dialects import Database
-from iaflow.database.statements import Statement, dump_json, literal_word, read_instant
+from iaflow.database.run_store.waits import select_family
+from iaflow.database.statements import (
+    POSTGRES,
+    Statement,
+    dump_json,
+    literal_word,
+    read_instant,
+)
 
 __all__ = ["PauseStore", "UnsettledPause"]
 
@@ -70,6 +78,9 @@ class PauseStore:
             digest=pause.digest,
             expires_at=expires_at,
             created_at=now,
+            quorum=pause.quorum,
+            exclude_starter=pause.exclude_starter,
+            event=pause.event,
         )
 
     def mark_answered(
@@ -95,6 +106,60 @@ class PauseStore:
             )
         )
 
+    def insert_answer(
+        self,
+        tx: Connection,
+        pause_id: str,
+        *,
+        answer: Mapping[str, Any],
+        key: str | None,
+        answered_by: str,
+        now: datetime,
+    ) -> int | None:
+        """
+        Keep one person's answer to a pause that wants several.
+
+        Returns:
+            How many have answered; None if it is closed, or this person has answered before.
+        """
+        if not tx.fetch(self._sql.lock_open, pause_id=pause_id, now=now):
+            return None
+        kept = tx.fetch(
+            self._sql.insert_answer,
+            pause_id=pause_id,
+            answered_by=answered_by,
+            answer=dump_json(answer),
+            answer_key=key,
+            answered_at=now,
+        )
+        if not kept:
+            return None
+        count: int = tx.fetch(self._sql.count_answers, pause_id=pause_id)[0][0]
+        return count
+
+    def read_answers(self, tx: Connection, pause_id: str) -> tuple[dict[str, Any], ...]:
+        """Return all answers to a pause, the first one first, with who gave them and when."""
+        rows = tx.fetch(self._sql.read_answers, pause_id=pause_id)
+        return tuple(
+            {
+                **json.loads(row[1]),
+                "_answered_by": row[0],
+                "_answered_at": _isoformat(read_instant(row[2])),
+            }
+            for row in rows
+        )
+
+    def find_answer(self, pause_id: str, answered_by: str) -> tuple[str | None, Any] | None:
+        """Return the key and the answer that a person gave to a pause, if any."""
+        rows = self._database.fetch(
+            self._sql.find_answer, pause_id=pause_id, answered_by=answered_by
+        )
+        return (rows[0][0], json.loads(rows[0][1])) if rows else None
+
+    def list_events(self, run_id: str) -> list[PauseRecord]:
+        """Return the events that a run waits for, or has waited for."""
+        return [_record(row) for row in self._database.fetch(self._sql.events, run_id=run_id)]
+
     def mark_expired(self, *, now: datetime, run_id: str | None = None) -> list[UnsettledPause]:
         """open -> expired for all whose time is over; of one run if `run_id` is given."""
         statement = self._sql.mark_expired if run_id is None else self._sql.mark_expired_of_run
@@ -115,6 +180,11 @@ class PauseStore:
             rows = self._database.fetch(self._sql.unsettled_of_run, run_id=run_id, limit=limit)
         return [_unsettled(row) for row in rows]
 
+    def has_unsettled(self, tx: Connection, run_id: str, *, but: str) -> bool:
+        """Tell whether another pause of a run was answered or expired, and its step still waits."""
+        rows = tx.fetch(self._sql.unsettled_of_run, run_id=run_id, limit=2)
+        return any(str(row[0]) != but for row in rows)
+
     def read(self, pause_id: str) -> PauseRecord | None:
         """Return a pause, or None if there is none of that id."""
         rows = self._database.fetch(self._sql.read, pause_id=pause_id)
@@ -126,7 +196,12 @@ class PauseStore:
         return rows[0][0] if rows else None
 
     def list_open(self, *, run_id: str | None = None, limit: int = 200) -> list[PauseRecord]:
-        """Return open pauses, the oldest first; of one run if `run_id` is given."""
+        """
+        Return open questions, the oldest first.
+
+        Args:
+            run_id: only those of this run and of the runs below it.
+        """
         if run_id is None:
             rows = self._database.fetch(self._sql.list_open, limit=limit)
         else:
@@ -156,7 +231,15 @@ def _record(row: Row) -> PauseRecord:
         answered_at=read_instant(row[11]),
         expires_at=read_instant(row[12]),
         created_at=created_at,
+        assignees=json.loads(row[14]),
+        quorum=row[15],
+        exclude_starter=bool(row[16]),
+        event=row[17],
     )
+
+
+def _isoformat(instant: datetime | None) -> str | None:
+    return None if instant is None else instant.isoformat()
 
 
 class _Statements:
@@ -181,6 +264,10 @@ class _Statements:
             pauses.c.answered_at,
             pauses.c.expires_at,
             pauses.c.created_at,
+            sa.cast(pauses.c.assignees, text),
+            pauses.c.quorum,
+            pauses.c.exclude_starter,
+            pauses.c.event,
         )
         is_open = pauses.c.status == literal_word(PauseStatus.OPEN)
         this = pauses.c.pause_id == bind("pause_id")
@@ -196,6 +283,9 @@ class _Statements:
             "digest",
             "expires_at",
             "created_at",
+            "quorum",
+            "exclude_starter",
+            "event",
         )
         self.insert_open = Statement(
             "iaflow_insert_pause",
@@ -248,8 +338,57 @@ class _Statements:
         self.read_key = Statement(
             "iaflow_read_answer_key", sa.select(pauses.c.answer_key).where(this)
         )
-        listed = sa.select(*columns).where(is_open).order_by(pauses.c.created_at)
+        is_question = pauses.c.event.is_(None)
+        listed = sa.select(*columns).where(is_open, is_question).order_by(pauses.c.created_at)
         self.list_open = Statement("iaflow_list_open", listed.limit(bind("limit")))
         self.list_open_of_run = Statement(
-            "iaflow_list_open_of_run", listed.where(of_run).limit(bind("limit"))
+            "iaflow_list_open_of_run",
+            listed.where(pauses.c.run_id.in_(select_family(database))).limit(bind("limit")),
+        )
+        self.events = Statement(
+            "iaflow_list_events",
+            sa.select(*columns)
+            .where(of_run, pauses.c.event.is_not(None))
+            .order_by(pauses.c.created_at),
+        )
+        self._answers(database)
+
+    def _answers(self, database: Database) -> None:
+        pauses, answers = database.tables.pauses, database.tables.pause_answers
+        bind = sa.bindparam
+        text = sa.Text()
+        of_pause = answers.c.pause_id == bind("pause_id")
+        self.lock_open = Statement(
+            "iaflow_lock_pause",
+            sa.select(pauses.c.pause_id)
+            .where(
+                pauses.c.pause_id == bind("pause_id"),
+                pauses.c.status == literal_word(PauseStatus.OPEN),
+                sa.or_(pauses.c.expires_at.is_(None), pauses.c.expires_at > bind("now")),
+            )
+            .with_for_update(),
+        )
+        insert = postgresql.insert if database.dialect == POSTGRES else sqlite.insert
+        names = ("pause_id", "answered_by", "answer", "answer_key", "answered_at")
+        self.insert_answer = Statement(
+            "iaflow_insert_answer",
+            insert(answers)
+            .values({name: bind(name) for name in names})
+            .on_conflict_do_nothing()
+            .returning(answers.c.answered_by),
+        )
+        self.count_answers = Statement(
+            "iaflow_count_answers", sa.select(sa.func.count()).select_from(answers).where(of_pause)
+        )
+        self.read_answers = Statement(
+            "iaflow_read_answers",
+            sa.select(answers.c.answered_by, sa.cast(answers.c.answer, text), answers.c.answered_at)
+            .where(of_pause)
+            .order_by(answers.c.answered_at, answers.c.answered_by),
+        )
+        self.find_answer = Statement(
+            "iaflow_find_answer",
+            sa.select(answers.c.answer_key, sa.cast(answers.c.answer, text)).where(
+                of_pause, answers.c.answered_by == bind("answered_by")
+            ),
         )

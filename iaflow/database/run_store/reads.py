@@ -15,9 +15,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from iaflow.data.records import DecisionRecord, EventRecord, RunRecord, StepRecord
-from iaflow.data.status import END_OF_RUN, RunStatus, StepEnd, StepStatus
+from iaflow.data.status import END_OF_RUN, RunStatus, StepEnd, StepStatus, WaitsFor
 from iaflow.database.connections import Row
 from iaflow.database.dialects import Database
+from iaflow.database.run_store.settles import read_item_counts
 from iaflow.database.statements import Statement, literal_word, read_instant
 
 __all__ = ["ReadStore", "RunHeader"]
@@ -25,13 +26,25 @@ __all__ = ["ReadStore", "RunHeader"]
 
 @dataclass(frozen=True, slots=True)
 class RunHeader:
-    """What never changes in a run: may be kept in memory for ever."""
+    """
+    What never changes in a run once it has begun: may be kept in memory for ever.
+
+    Attributes:
+        began_at: None while it waits for its turn.
+        parent: the step that it runs for, as (run id, step id, index).
+        depth: how many runs are above it.
+        waited_for: the step waits for its end.
+    """
 
     slug: str
     content_hash: str
-    created_at: datetime
+    began_at: datetime | None
     parameters: Mapping[str, Any]
     source_folder: str | None
+    started_by: str | None = None
+    parent: tuple[str, str, int] | None = None
+    depth: int = 0
+    waited_for: bool = False
 
 
 class ReadStore:
@@ -46,8 +59,18 @@ class ReadStore:
         rows = self._database.fetch(self._sql.header, run_id=run_id)
         if not rows:
             return None
-        slug, content_hash, created_at, parameters, folder = rows[0]
-        return RunHeader(slug, content_hash, _instant(created_at), json.loads(parameters), folder)
+        slug, content_hash, began_at, parameters, folder, starter, *above, depth, attempt = rows[0]
+        return RunHeader(
+            slug,
+            content_hash,
+            read_instant(began_at),
+            json.loads(parameters),
+            folder,
+            starter,
+            (str(above[0]), above[1], above[2]) if above[0] is not None else None,
+            depth,
+            attempt is not None,
+        )
 
     def run_status(self, run_id: str) -> RunStatus | None:
         """Return a run's status alone, or None if there is none of that id."""
@@ -151,6 +174,13 @@ def _run(row: Row) -> RunRecord:
         source_folder=row[14],
         parameters=json.loads(row[15]),
         outputs=json.loads(row[16]) if row[16] is not None else None,
+        started_by=row[17],
+        started_at=read_instant(row[18]),
+        parent_run_id=str(row[19]) if row[19] is not None else None,
+        parent_step_id=row[20],
+        parent_index=row[21],
+        parent_attempt=row[22],
+        rerun_of=str(row[23]) if row[23] is not None else None,
     )
 
 
@@ -171,6 +201,8 @@ def _step(row: Row) -> StepRecord:
         inputs=json.loads(row[12]) if row[12] is not None else None,
         output=json.loads(row[13]) if row[13] is not None else None,
         error=json.loads(row[14]) if row[14] is not None else None,
+        waits_for=WaitsFor(row[15]) if row[15] else None,
+        items=read_item_counts(row[16]),
     )
 
 
@@ -215,6 +247,13 @@ class _Statements:
             runs.c.source_folder,
             sa.cast(payloads.c.parameters, text),
             sa.cast(payloads.c.outputs, text),
+            runs.c.started_by,
+            runs.c.started_at,
+            runs.c.parent_run_id,
+            runs.c.parent_step_id,
+            runs.c.parent_index,
+            runs.c.parent_attempt,
+            runs.c.rerun_of,
         ).select_from(with_payload)
         self._runs_table = runs
         self._listings: dict[tuple[bool, bool, bool], Statement] = {}
@@ -224,9 +263,19 @@ class _Statements:
             sa.select(
                 runs.c.slug,
                 runs.c.content_hash,
-                runs.c.created_at,
+                # A process of the release before begins runs without saying when.
+                sa.case(
+                    (runs.c.status == literal_word(RunStatus.PENDING), runs.c.started_at),
+                    else_=sa.func.coalesce(runs.c.started_at, runs.c.created_at),
+                ),
                 sa.cast(payloads.c.parameters, text),
                 runs.c.source_folder,
+                runs.c.started_by,
+                runs.c.parent_run_id,
+                runs.c.parent_step_id,
+                runs.c.parent_index,
+                runs.c.depth,
+                runs.c.parent_attempt,
             )
             .select_from(with_payload)
             .where(this),
@@ -282,6 +331,8 @@ class _Statements:
                 sa.cast(step_payloads.c.inputs, text),
                 sa.cast(step_payloads.c.output, text),
                 sa.cast(step_payloads.c.error, text),
+                steps.c.waits_for,
+                sa.cast(steps.c["items"], text),
             )
             .select_from(
                 steps.outerjoin(

@@ -39,12 +39,23 @@ class SettleStatements:
         this = sa.and_(
             of_run, steps.c.step_id == bind("step_id"), steps.c.item_index == bind("item_index")
         )
-        view = (steps.c.step_id, steps.c.status, steps.c.decided, steps.c.taken)
+        view = (
+            steps.c.step_id,
+            steps.c.status,
+            steps.c.decided,
+            steps.c.taken,
+            steps.c.waits_for,
+            sa.cast(steps.c["items"], sa.Text),
+        )
         wanted = among(steps.c.step_id, "wanted")
         near = steps.alias("near")
         successors = look_up_each(
             "wanted",
-            sa.select(json_row(near.c.status, near.c.decided, near.c.taken))
+            sa.select(
+                json_row(
+                    near.c.status, near.c.decided, near.c.taken, near.c.waits_for, near.c["items"]
+                )
+            )
             .where(
                 near.c.run_id == bind("run_id"),
                 near.c.step_id == WANTED,
@@ -76,10 +87,15 @@ class SettleStatements:
                 runs.c.paused,
                 runs.c.handled,
                 runs.c.unhandled,
-                runs.c.created_at,
+                sa.func.coalesce(runs.c.started_at, runs.c.created_at),
                 settled.c.status,
                 settled.c.token,
                 settled.c.lease_until,
+                settled.c.waits_for,
+                settled.c.due_at,
+                settled.c.attempt,
+                settled.c.worker_losses,
+                settled.c.earlier_attempts,
                 successors,
             )
             .select_from(
@@ -177,6 +193,13 @@ class SettleStatements:
                         "source_folder",
                         "created_at",
                         "deadline_at",
+                        "started_at",
+                        "parent_run_id",
+                        "parent_step_id",
+                        "parent_index",
+                        "parent_attempt",
+                        "depth",
+                        "rerun_of",
                     )
                 }
             ),
@@ -210,8 +233,8 @@ class SettleStatements:
             .values(outputs=bind("outputs")),
         )
         columns = ("run_id", "step_id", "item_index", "status", "end", "decided", "taken")
-        more = ("is_end", "handled", "due_at", "finished_at")
-        publish = ("ready_seq", "queue", "priority", "published_at")
+        more = ("is_end", "handled", "due_at", "finished_at", "waits_for")
+        publish = ("ready_seq", "queue", "priority", "published_at", "concurrency_key")
         self.insert_step = Statement(
             "iaflow_insert_step",
             sa.insert(steps).values({name: bind(name) for name in (*columns, *more, *publish)}),
@@ -226,7 +249,7 @@ class SettleStatements:
             sa.update(steps)
             .where(of_step, steps.c.status == literal_word(StepStatus.PENDING))
             .values(
-                {name: bind(name) for name in ("decided", "taken", *publish)}
+                {name: bind(name) for name in ("decided", "taken", "due_at", *publish)}
                 | {"status": literal_word(StepStatus.READY)}
             ),
         )
@@ -245,6 +268,9 @@ class SettleStatements:
             "iaflow_move_step",
             sa.update(steps).where(this, steps.c.status == bind("before")).values(moved),
         )
+        self.set_items = Statement(
+            "iaflow_set_items", sa.update(steps).where(of_step).values(items=bind("items"))
+        )
         # A claim or a staged retry may have moved it among these since it was read: they
         # take no lock on the run. Whatever it is by now, the run's end has the last word.
         unfinished = steps.c.status.in_(
@@ -255,6 +281,16 @@ class SettleStatements:
         )
         upsert = _upsert(database, payloads)
         self.put_payload = Statement("iaflow_put_payload", upsert)
+        of_payload = sa.and_(
+            payloads.c.run_id == bind("run_id"),
+            payloads.c.step_id == bind("step_id"),
+            payloads.c.item_index == NO_INDEX,
+        )
+        self.read_judged = Statement(
+            "iaflow_read_judged",
+            sa.select(sa.cast(payloads.c.judged, sa.Text)).where(of_payload),
+        )
+        self.put_judged = Statement("iaflow_put_judged", _upsert_judged(database, payloads))
         self.insert_decision = Statement(
             "iaflow_insert_decision",
             sa.insert(t.decisions).values(
@@ -304,6 +340,20 @@ class SettleStatements:
 
 def _first(column: sa.Column[Any], parameter: str) -> Any:
     return sa.func.coalesce(column, sa.bindparam(parameter, type_=sa.Text()))
+
+
+def _upsert_judged(database: Database, payloads: sa.Table) -> Any:
+    insert = postgresql.insert if database.dialect == POSTGRES else sqlite.insert
+    statement = insert(payloads).values(
+        run_id=sa.bindparam("run_id"),
+        step_id=sa.bindparam("step_id"),
+        item_index=sa.literal_column(str(NO_INDEX)),
+        judged=sa.bindparam("judged"),
+    )
+    return statement.on_conflict_do_update(
+        index_elements=["run_id", "step_id", "item_index"],
+        set_={"judged": statement.excluded.judged},
+    )
 
 
 def _upsert(database: Database, payloads: sa.Table) -> Any:

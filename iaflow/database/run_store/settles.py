@@ -8,30 +8,47 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 from iaflow.data.records import (
     NO_INDEX,
     Decision,
+    ItemCounts,
     RunChange,
     RunView,
     StepChange,
     StepView,
 )
-from iaflow.data.status import END_OF_RUN, END_OF_STEP, RunStatus, StepStatus
+from iaflow.data.status import END_OF_RUN, END_OF_STEP, RunStatus, StepStatus, WaitsFor
 from iaflow.database.connections import Connection
 from iaflow.database.dialects import Database
 from iaflow.database.run_store.settle_statements import SettleStatements
 from iaflow.database.statements import POSTGRES, dump_json, read_instant
 
-__all__ = ["LockedRun", "NewRun", "SettleStore", "StepSettlement"]
+__all__ = [
+    "LockedRun",
+    "NewRun",
+    "Placing",
+    "SettleStore",
+    "StepSettlement",
+    "read_item_counts",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """A run that begins: its row before the first plan."""
+    """
+    A run that begins: its row before the first plan.
+
+    Attributes:
+        started_at: None if it must wait behind others (`max_concurrent_runs`).
+        parent: the step that it runs for, as (run id, step id, index, attempt); the attempt
+            is None if that does not wait for it.
+        depth: how many runs are above it.
+        rerun_of: the run whose recorded outputs it begins with.
+    """
 
     run_id: str
     slug: str
@@ -43,6 +60,10 @@ class NewRun:
     started_by: str | None = None
     source_folder: str | None = None
     deadline_at: datetime | None = None
+    started_at: datetime | None = None
+    parent: tuple[str, str, int, int | None] | None = None
+    depth: int = 0
+    rerun_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +74,10 @@ class LockedRun:
     Attributes:
         step_token: who holds the step's claim; None if nobody.
         step_lease: how long it lives; None if nobody holds one.
+        step_waits_for: what it waits for, if it waits.
+        step_due: when something is due, if something is.
+        step_attempt: executions begun so far.
+        step_tries: those of them that count as tries.
     """
 
     run: RunView
@@ -60,15 +85,37 @@ class LockedRun:
     step_token: str | None
     step_lease: datetime | None
     steps: dict[str, StepView | None]
+    step_waits_for: WaitsFor | None = None
+    step_due: datetime | None = None
+    step_attempt: int = 0
+    step_tries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class StepSettlement:
-    """What is kept of the step that the change is about, beside its row: JSON texts."""
+    """
+    What is kept of the step, or the item, that the change is about, beside its row.
+
+    Attributes:
+        inputs, output: JSON texts.
+        due_at: when the next attempt, or the end of the waiting, is due.
+        items: of a step that fans out: the value as JSON text and the key of each item.
+    """
 
     step_id: str
+    index: int = NO_INDEX
     inputs: str | None = None
     output: str | None = None
+    due_at: datetime | None = None
+    items: tuple[tuple[str, str | None], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Placing:
+    """Where and when a step that becomes ready is published; `due_at` holds it back till then."""
+
+    queue: str | None = None
+    priority: int | None = None
     due_at: datetime | None = None
 
 
@@ -98,8 +145,28 @@ class SettleStore:
             source_folder=new.source_folder,
             created_at=new.created_at,
             deadline_at=new.deadline_at,
+            started_at=new.started_at,
+            parent_run_id=new.parent[0] if new.parent else None,
+            parent_step_id=new.parent[1] if new.parent else None,
+            parent_index=new.parent[2] if new.parent else None,
+            parent_attempt=new.parent[3] if new.parent else None,
+            depth=new.depth,
+            rerun_of=new.rerun_of,
         )
         tx.queue(self._sql.insert_run_payload, run_id=new.run_id, parameters=new.parameters)
+
+    def insert_pending(self, tx: Connection, new: NewRun) -> None:
+        """nothing -> pending: the run waits for its turn, and has no step yet."""
+        pending = RunChange(RunStatus.PENDING, live=0, paused=0, handled=0, unhandled=0)
+        self.insert_run(tx, new, pending)
+        changes = {"run": RunStatus.PENDING.value, "steps": [], "transitions": []}
+        tx.queue(
+            self._sql.insert_event,
+            run_id=new.run_id,
+            seq=1,
+            at=new.created_at,
+            changes=dump_json(changes),
+        )
 
     def find_key(self, tx: Connection, key: str) -> tuple[str, str | None] | None:
         """Return the run id and body hash that an idempotency key stands for."""
@@ -135,9 +202,8 @@ class SettleStore:
         if not rows:
             return None
         row = rows[0]
-        created_at = read_instant(row[6])
-        assert created_at is not None
-        found = {name: _view(rest) for name, rest in json.loads(row[10] or "[]") if rest}
+        began_at = read_instant(row[6])
+        found = {name: _view(rest) for name, rest in json.loads(row[15] or "[]") if rest}
         return LockedRun(
             run=RunView(
                 run_id=run_id,
@@ -148,13 +214,22 @@ class SettleStore:
                 handled=row[4],
                 unhandled=row[5],
                 parameters={},
-                started_at=created_at.isoformat(),
+                started_at=began_at.isoformat() if began_at else "",
             ),
             step_status=StepStatus(row[7]) if row[7] else None,
             step_token=str(row[8]) if row[8] else None,
             step_lease=read_instant(row[9]),
             steps={name: found.get(name) for name in wanted},
+            step_waits_for=WaitsFor(row[10]) if row[10] else None,
+            step_due=read_instant(row[11]),
+            step_attempt=row[12] or 0,
+            step_tries=(row[12] or 0) - (row[13] or 0) - (row[14] or 0),
         )
+
+    def lock_run(self, tx: Connection, run_id: str) -> None:
+        """Lock a run alone: what follows in this transaction is not raced by its changes."""
+        if tx.dialect == POSTGRES:
+            tx.queue(self._sql.lock_run, run_id=run_id)
 
     def read_steps(
         self, tx: Connection, run_id: str, wanted: Iterable[str]
@@ -218,7 +293,7 @@ class SettleStore:
         steps: Iterable[StepChange],
         decisions: Iterable[Decision],
         settlement: StepSettlement | None,
-        queues: Mapping[str, tuple[str | None, int | None]],
+        placings: Mapping[str, Placing],
         new_run: NewRun | None = None,
     ) -> None:
         """
@@ -228,7 +303,7 @@ class SettleStore:
         in the statements hold; they stand there all the same.
 
         Args:
-            queues: step id to queue and priority, for those that become ready.
+            placings: by step id, for those that become ready.
             new_run: the run begins with this plan; otherwise its row must be at `seq - 1`.
         """
         if new_run is not None:
@@ -254,8 +329,9 @@ class SettleStore:
                 self._write_end(tx, run_id, now, run)
         moved: list[list[Any]] = []
         for change in steps:
-            self._write_step(tx, run_id, seq, now, change, settlement, queues)
-            moved.append([change.step_id, change.status.value])
+            self._write_step(tx, run_id, seq, now, change, settlement, placings)
+            is_item = change.index != NO_INDEX
+            moved.append([change.step_id, change.status.value, *([change.index] * is_item)])
         routed: list[list[Any]] = []
         for decision in decisions:
             tx.queue(
@@ -279,6 +355,10 @@ class SettleStore:
             self._sql.discard, run_id=run_id, step_id=step_id, item_index=index, discarded=result
         )
 
+    def cancel_pauses(self, tx: Connection, run_id: str, step_id: str) -> None:
+        """open -> cancelled: the questions of a step, or of its items."""
+        tx.queue(self._sql.cancel_pauses_of_step, run_id=run_id, step_id=step_id)
+
     def keep_inputs(self, run_id: str, step_id: str, index: int, inputs: str) -> None:
         """Keep resolved inputs before the work begins, where a retry could see others."""
         self.database.fetch(
@@ -289,6 +369,18 @@ class SettleStore:
             inputs=inputs,
             output=None,
             error=None,
+        )
+
+    def read_judged(self, run_id: str, step_id: str) -> dict[str, Any]:
+        """Return what routing services answered about a step's end, by what was asked."""
+        rows = self.database.fetch(self._sql.read_judged, run_id=run_id, step_id=step_id)
+        found: dict[str, Any] = json.loads(rows[0][0]) if rows and rows[0][0] else {}
+        return found
+
+    def keep_judged(self, run_id: str, step_id: str, judged: Mapping[str, Any]) -> None:
+        """Keep it, before anything follows from it."""
+        self.database.fetch(
+            self._sql.put_judged, run_id=run_id, step_id=step_id, judged=dump_json(judged)
         )
 
     def _write_end(self, tx: Connection, run_id: str, now: datetime, run: RunChange) -> None:
@@ -305,33 +397,37 @@ class SettleStore:
         now: datetime,
         change: StepChange,
         settlement: StepSettlement | None,
-        queues: Mapping[str, tuple[str | None, int | None]],
+        placings: Mapping[str, Placing],
     ) -> None:
-        settled = settlement if settlement and settlement.step_id == change.step_id else None
+        own = (change.step_id, change.index)
+        is_settled = settlement is not None and (settlement.step_id, settlement.index) == own
+        settled = settlement if is_settled else None
         ready = change.status is StepStatus.READY
-        queue, priority = queues.get(change.step_id, (None, None)) if ready else (None, None)
+        placing = placings.get(change.step_id, _NOWHERE) if ready else _NOWHERE
+        is_held = change.concurrency_key is not None or placing.due_at is not None
         row: dict[str, Any] = {
             "run_id": run_id,
             "step_id": change.step_id,
-            "item_index": NO_INDEX,
+            "item_index": change.index,
             "status": change.status.value,
             "end": change.end.value if change.end else None,
             "decided": change.decided,
             "taken": change.taken,
             "is_end": change.is_end,
             "handled": change.handled,
-            "due_at": settled.due_at if settled else None,
+            "due_at": settled.due_at if settled else placing.due_at,
             "finished_at": now if change.status in END_OF_STEP else None,
+            "waits_for": change.waits_for.value if change.waits_for else None,
+        }
+        publish: dict[str, Any] = {
+            "ready_seq": seq if ready else 0,
+            "queue": placing.queue,
+            "priority": placing.priority,
+            "published_at": now if ready and not is_held else None,
+            "concurrency_key": change.concurrency_key,
         }
         if change.before is None:
-            tx.queue(
-                self._sql.insert_step,
-                **row,
-                ready_seq=seq if ready else 0,
-                queue=queue,
-                priority=priority,
-                published_at=now if ready else None,
-            )
+            tx.queue(self._sql.insert_step, **row, **publish)
         elif change.before is StepStatus.PENDING and ready:
             tx.queue(
                 self._sql.mark_ready,
@@ -339,36 +435,60 @@ class SettleStore:
                 step_id=change.step_id,
                 decided=change.decided,
                 taken=change.taken,
-                ready_seq=seq,
-                queue=queue,
-                priority=priority,
-                published_at=now,
+                due_at=placing.due_at,
+                **publish,
             )
         elif change.status is StepStatus.CANCELLED:
             tx.queue(self._sql.mark_cancelled, **row)
         else:
             tx.queue(self._sql.move_step, **row, before=change.before.value)
+        if change.items is not None:
+            self._write_counts(tx, run_id, change.step_id, change.items)
         self._write_payload(tx, run_id, change, settled)
         if change.before is StepStatus.WAITING and change.status is StepStatus.CANCELLED:
             tx.queue(self._sql.cancel_pauses_of_step, run_id=run_id, step_id=change.step_id)
+
+    def _write_counts(self, tx: Connection, run_id: str, step_id: str, items: ItemCounts) -> None:
+        tx.queue(
+            self._sql.set_items, run_id=run_id, step_id=step_id, items=dump_json(asdict(items))
+        )
 
     def _write_payload(
         self, tx: Connection, run_id: str, change: StepChange, settled: StepSettlement | None
     ) -> None:
         error = dump_json(change.error) if change.error is not None else None
-        if settled is None and error is None:
+        output = settled.output if settled else None
+        if change.output is not None:
+            output = dump_json(change.output)
+        if settled is None and error is None and output is None:
             return
         tx.queue(
             self._sql.put_payload,
             run_id=run_id,
             step_id=change.step_id,
-            item_index=NO_INDEX,
+            item_index=change.index,
             inputs=settled.inputs if settled else None,
-            output=settled.output if settled else None,
+            output=output,
             error=error,
         )
 
 
+_NOWHERE = Placing()
+
+
+def read_item_counts(value: Any) -> ItemCounts | None:
+    """Return stored counts, which arrive as JSON text or parsed already; None stays None."""
+    if value is None:
+        return None
+    return ItemCounts(**(json.loads(value) if isinstance(value, str) else value))
+
+
 def _view(row: Any) -> StepView:
-    status, decided, taken = row
-    return StepView(StepStatus(status), decided, taken)
+    status, decided, taken, waits_for, items = row
+    return StepView(
+        StepStatus(status),
+        decided,
+        taken,
+        WaitsFor(waits_for) if waits_for else None,
+        read_item_counts(items),
+    )

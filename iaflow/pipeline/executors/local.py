@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -21,6 +22,7 @@ from iaflow.data.status import END_OF_RUN, RunStatus, StepStatus
 from iaflow.errors import NotFound
 from iaflow.pipeline.attempt import Attempt, Heartbeat, Progress
 from iaflow.pipeline.engine import Engine, Settled
+from iaflow.pipeline.judging import Concluding, Judge, Verb
 from iaflow.pipeline.loader import StepLoader
 from iaflow.pipeline.maintenance import sweep_run
 from iaflow.pipeline.services import ServiceRegistry
@@ -76,6 +78,7 @@ class LocalExecutor:
         self._services = services
         self._worker = worker
         self._observe = observe
+        self._judge = Judge(engine, loader, services)
         self.max_parallel = max_parallel
         self._heartbeat = Heartbeat(engine, engine.lease.total_seconds() / 3)
         self._attempts: set[Attempt] = set()
@@ -120,6 +123,7 @@ class LocalExecutor:
             return None
         attempt = Attempt(
             claimed,
+            self.engine,
             self._loader,
             self._services,
             report=lambda progress: self._report(task, claimed.claim.try_number, progress),
@@ -131,6 +135,9 @@ class LocalExecutor:
         self._heartbeat.watch(attempt)
         try:
             outcome = await attempt.run()
+            if outcome is None:
+                return None
+            settled = await self.conclude(partial(self.engine.settle, claimed, outcome))
         except asyncio.CancelledError:
             # This process stops in good order: the step goes back, no attempt is burned.
             self.engine.settle(claimed, Released("the process was stopped"))
@@ -138,17 +145,27 @@ class LocalExecutor:
         finally:
             self._attempts.discard(attempt)
             self._heartbeat.forget(attempt)
-        if outcome is None:
-            return None
-        settled = self.engine.settle(claimed, outcome)
         seconds = time.monotonic() - began
         self._tell(_observe_end(task, number, outcome, settled, seconds))
         return settled
 
-    def stop_run(self, run_id: str) -> None:
-        """Stop the attempts of a run that was cancelled in this process."""
+    async def conclude(self, verb: Verb) -> Settled:
+        """Do a verb of the engine, judge what needs code, and stop what was cancelled by it."""
+        steps = Concluding(verb)
+        while (wanted := steps.wanted) is not None:
+            steps.send(await self._judge.answer(wanted))
+        settled = steps.settled
+        if settled.run_status in END_OF_RUN:
+            self.stop(settled.run_id)
+        elif settled.cancelled:
+            self.stop(settled.run_id, settled.cancelled)
+        return settled
+
+    def stop(self, run_id: str, steps: Collection[str] | None = None) -> None:
+        """Stop the attempts of a run, or of some steps of it: they were cancelled."""
         for attempt in list(self._attempts):
-            if attempt.claimed.claim.run_id == run_id:
+            claim = attempt.claimed.claim
+            if claim.run_id == run_id and (steps is None or claim.step_id in steps):
                 self._heartbeat.forget(attempt)
                 attempt.cancel()
 
@@ -172,20 +189,25 @@ class LocalExecutor:
 
 
 class _Drive:
-    """One run on its way: what works now, and when to look again."""
+    """One run, and the runs below it, on their way: what works now, and when to look again."""
 
     def __init__(self, executor: LocalExecutor, run_id: str) -> None:
         self._executor = executor
         self._engine = executor.engine
         self._run_id = run_id
+        self._family = {run_id}
         self._slots = executor.max_parallel
         self._queue: deque[StepTask] = deque()
         self._working: set[asyncio.Task[Settled | None]] = set()
-        self._retry_at: datetime | None = None
-        self._looked_at = time.monotonic()
+        self._due_at: datetime | None = None
+        # The loop's own time, so that a loop with another time (a rehearsal's) is followed.
+        self._time = asyncio.get_running_loop().time
+        self._looked_at = self._time()
 
     async def run(self, tasks: list[StepTask]) -> RunStatus:
-        self._queue.extend(tasks or self._look_again())
+        self._take(tasks)
+        if not tasks:
+            await self._look_again()
         try:
             while True:
                 self._fill()
@@ -198,6 +220,18 @@ class _Drive:
         finally:
             await self._stop()
 
+    def _take(self, tasks: Iterable[StepTask]) -> None:
+        """Queue what is of this family: a key that became free may start a step of another."""
+        for task in tasks:
+            if task.run_id not in self._family:
+                header = self._engine.find_header(task.run_id)
+                if header is None or header.parent is None:
+                    continue
+                if header.parent[0] not in self._family:
+                    continue
+                self._family.add(task.run_id)
+            self._queue.append(task)
+
     def _fill(self) -> None:
         while self._queue and len(self._working) < self._slots:
             task = self._queue.popleft()
@@ -205,58 +239,70 @@ class _Drive:
 
     async def _wait_for_one(self) -> None:
         wait = POLL_SECONDS
-        if self._retry_at is not None:
-            wait = min(wait, self._seconds_to(self._retry_at))
+        if self._due_at is not None:
+            wait = min(wait, self._seconds_to(self._due_at))
         done, self._working = await asyncio.wait(
             self._working, timeout=wait, return_when=asyncio.FIRST_COMPLETED
         )
         for finished in done:
             settled = finished.result()
-            if settled is None:
-                continue
-            self._queue.extend(settled.tasks)
-            if settled.retry_at is not None:
-                earlier = self._retry_at is None or settled.retry_at < self._retry_at
-                self._retry_at = settled.retry_at if earlier else self._retry_at
-            if settled.run_status in END_OF_RUN:
-                self._executor.stop_run(self._run_id)
-        if self._retry_at is not None and self._seconds_to(self._retry_at) <= 0:
-            self._stage()
-        if time.monotonic() - self._looked_at >= POLL_SECONDS:
-            # What time brings about (run_timeout, an expiry, a lost claim) does not wait for
-            # the steps that work here. It finds all that is ready: what was queued is among it.
-            self._queue = deque(self._look_again())
+            if settled is not None:
+                self._note(settled)
+        is_due = self._due_at is not None and self._seconds_to(self._due_at) <= 0
+        if is_due or self._time() - self._looked_at >= POLL_SECONDS:
+            # What time brings about (a timer, an expiry, a lost claim) does not wait for the
+            # steps that work here. It finds all that is ready: what was queued is among it.
+            await self._look_again()
             if self._engine.reads.run_status(self._run_id) in END_OF_RUN:
-                self._executor.stop_run(self._run_id)
+                self._executor.stop(self._run_id)
+
+    def _note(self, settled: Settled) -> None:
+        self._take(settled.tasks)
+        if settled.due_at is not None:
+            self._due_at = min(self._due_at or settled.due_at, settled.due_at)
 
     async def _rest(self) -> RunStatus | None:
         """Nothing works here: return the run's status if it rests, or wait and look again."""
         status = self._engine.reads.run_status(self._run_id)
         if status is None:
             raise NotFound(f"there is no run {self._run_id}")
-        if status in END_OF_RUN:
+        if status in END_OF_RUN and not self._has_others():
             return status
-        self._queue.extend(self._look_again())
+        await self._look_again()
         if self._queue:
             return None
         status = self._engine.reads.run_status(self._run_id) or status
-        if status in END_OF_RUN or status is RunStatus.WAITING:
+        if (status in END_OF_RUN or status is RunStatus.WAITING) and not self._has_others():
             return status
-        due = self._engine.claims.next_due(self._run_id)
-        wait = POLL_SECONDS if due is None else min(POLL_SECONDS, self._seconds_to(due))
+        wait = POLL_SECONDS
+        if self._due_at is not None:
+            wait = min(wait, self._seconds_to(self._due_at))
         await self._engine.clock.sleep(max(wait, 0.0))
         return None
 
-    def _look_again(self) -> list[StepTask]:
-        self._looked_at = time.monotonic()
-        swept = sweep_run(self._engine, self._run_id)
-        ready = {(t.step_id, t.index): t for t in self._engine.claims.ready_of_run(self._run_id)}
-        return list({**{(t.step_id, t.index): t for t in swept}, **ready}.values())
+    def _has_others(self) -> bool:
+        """Tell whether a run below, that nobody waits for, is still on its way."""
+        below = self._engine.waits.family(self._run_id)[1:]
+        resting = (RunStatus.WAITING, RunStatus.PENDING, *END_OF_RUN)
+        return any(self._engine.reads.run_status(run_id) not in resting for run_id in below)
 
-    def _stage(self) -> None:
-        now = self._engine.clock.now()
-        self._queue.extend(self._engine.claims.stage_due(now=now, run_id=self._run_id))
-        self._retry_at = self._engine.claims.next_due(self._run_id)
+    async def _look_again(self) -> None:
+        """Do what is due in the family, and queue all that is ready in it."""
+        self._looked_at = self._time()
+        ready: dict[tuple[str, str, int], StepTask] = {}
+        self._queue.clear()
+        self._family = {self._run_id, *self._engine.waits.family(self._run_id)}
+        for run_id in list(self._family):
+            swept = sweep_run(self._engine, run_id)
+            self._take(swept.tasks)
+            for duty in swept.duties:
+                self._note(await self._executor.conclude(duty.verb))
+        due = [self._engine.claims.next_due(run_id) for run_id in self._family]
+        self._due_at = min((instant for instant in due if instant is not None), default=None)
+        for run_id in self._family:
+            for task in (*self._engine.claims.ready_of_run(run_id), *self._queue):
+                ready[task.run_id, task.step_id, task.index] = task
+        self._queue = deque(ready.values())
 
     def _seconds_to(self, instant: datetime) -> float:
         return max(0.0, (instant - self._engine.clock.now()).total_seconds())

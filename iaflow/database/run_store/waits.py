@@ -1,0 +1,191 @@
+"""Steps that wait without a worker for time or for another run; runs that wait for their turn.
+
+Decides which of them are due; never what then follows. Called by the engine and maintenance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from iaflow.data.status import END_OF_RUN, RunStatus, StepStatus, WaitsFor
+from iaflow.database.connections import Connection, Row
+from iaflow.database.dialects import Database
+from iaflow.database.statements import POSTGRES, Statement, literal_word
+
+__all__ = ["WaitStore", "WaitingStep", "select_family"]
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingStep:
+    """A step, or an item of it, that waits without a worker."""
+
+    run_id: str
+    step_id: str
+    index: int
+
+
+class WaitStore:
+    """What waits, in all runs."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._sql = _Statements(database)
+
+    def find_due(
+        self, *, now: datetime, run_id: str | None = None, limit: int = 1000
+    ) -> list[WaitingStep]:
+        """Return waiting steps whose time is over, the most overdue first; of one run if given."""
+        statement = self._sql.due if run_id is None else self._sql.due_of_run
+        given: dict[str, Any] = {} if run_id is None else {"run_id": run_id}
+        return [
+            _step(row) for row in self._database.fetch(statement, now=now, limit=limit, **given)
+        ]
+
+    def find_unfollowed(self, *, limit: int = 100) -> list[str]:
+        """Return child runs whose end, or waiting, the step above does not know yet."""
+        rows = self._database.fetch(self._sql.unfollowed, limit=limit)
+        return [str(row[0]) for row in rows]
+
+    def find_orphans(self, *, run_id: str | None = None, limit: int = 100) -> list[str]:
+        """Return unfinished child runs whose step waits for them no more; of one run if given."""
+        statement = self._sql.orphans if run_id is None else self._sql.orphans_of_run
+        given: dict[str, Any] = {} if run_id is None else {"run_id": run_id}
+        return [str(row[0]) for row in self._database.fetch(statement, limit=limit, **given)]
+
+    def family(self, run_id: str) -> list[str]:
+        """Return a run and all unfinished runs below it."""
+        return [str(row[0]) for row in self._database.fetch(self._sql.family, run_id=run_id)]
+
+    # -- turns
+
+    def count_running(self, tx: Connection, slug: str) -> int:
+        """Return how many runs of a pipeline are on their way; nobody else counts meanwhile."""
+        if tx.dialect == POSTGRES:
+            tx.queue(self._sql.lock_slug, slug=slug)
+        count: int = tx.fetch(self._sql.count_running, slug=slug)[0][0]
+        return count
+
+    def find_pending(self, slug: str) -> str | None:
+        """Return the run of a pipeline that has waited longest for its turn."""
+        rows = self._database.fetch(self._sql.pending, slug=slug)
+        return str(rows[0][0]) if rows else None
+
+    def find_slugs_with_pending(self) -> list[str]:
+        """Return the pipelines that have runs which wait for their turn."""
+        return [row[0] for row in self._database.fetch(self._sql.slugs)]
+
+    def mark_begun(
+        self, tx: Connection, run_id: str, *, now: datetime, deadline_at: datetime | None
+    ) -> None:
+        """A pending run begins: its time counts from now."""
+        tx.queue(self._sql.begun, run_id=run_id, started_at=now, deadline_at=deadline_at)
+
+
+def select_family(database: Database) -> sa.Select[Any]:
+    """Return the select of the ids of the run `run_id` and of all unfinished runs below it."""
+    runs = database.tables.runs
+    tree = (
+        sa.select(runs.c.run_id)
+        .where(runs.c.run_id == sa.bindparam("run_id"))
+        .cte("tree", recursive=True)
+    )
+    child = runs.alias("child")
+    tree = tree.union_all(
+        sa.select(child.c.run_id).where(
+            child.c.parent_run_id == tree.c.run_id,
+            child.c.status.not_in([literal_word(status) for status in END_OF_RUN]),
+        )
+    )
+    return sa.select(tree.c.run_id)
+
+
+def _step(row: Row) -> WaitingStep:
+    return WaitingStep(str(row[0]), row[1], row[2])
+
+
+class _Statements:
+    def __init__(self, database: Database) -> None:
+        t = database.tables
+        runs, steps = t.runs, t.steps
+        bind = sa.bindparam
+        waiting = steps.c.status == literal_word(StepStatus.WAITING)
+        due = (
+            sa.select(steps.c.run_id, steps.c.step_id, steps.c.item_index)
+            .where(waiting, steps.c.due_at <= bind("now"))
+            .order_by(steps.c.due_at)
+            .limit(bind("limit"))
+        )
+        self.due = Statement("iaflow_due", due)
+        self.due_of_run = Statement(
+            "iaflow_due_of_run", due.where(steps.c.run_id == bind("run_id"))
+        )
+        above = sa.and_(
+            steps.c.run_id == runs.c.parent_run_id,
+            steps.c.step_id == runs.c.parent_step_id,
+            steps.c.item_index == runs.c.parent_index,
+        )
+        # An earlier attempt's run is of no concern to the step any more.
+        is_latest = steps.c.attempt == runs.c.parent_attempt
+        for_run = steps.c.waits_for == literal_word(WaitsFor.RUN)
+        for_people = steps.c.waits_for == literal_word(WaitsFor.PEOPLE)
+        ended = runs.c.status.in_([literal_word(status) for status in END_OF_RUN])
+        rests = runs.c.status == literal_word(RunStatus.WAITING)
+        self.unfollowed = Statement(
+            "iaflow_unfollowed",
+            sa.select(runs.c.run_id)
+            .select_from(steps.join(runs, above))
+            .where(
+                waiting,
+                is_latest,
+                sa.or_(
+                    ended,
+                    sa.and_(for_run, rests),
+                    sa.and_(for_people, sa.not_(rests)),
+                ),
+            )
+            .limit(bind("limit")),
+        )
+        unfinished = runs.c.status.in_(
+            [literal_word(status) for status in RunStatus if status not in END_OF_RUN]
+        )
+        orphans = (
+            sa.select(runs.c.run_id)
+            .select_from(runs.join(steps, above))
+            .where(
+                unfinished, runs.c.parent_attempt.is_not(None), sa.not_(sa.and_(waiting, is_latest))
+            )
+            .limit(bind("limit"))
+        )
+        self.orphans = Statement("iaflow_orphans", orphans)
+        self.orphans_of_run = Statement(
+            "iaflow_orphans_of_run", orphans.where(runs.c.parent_run_id == bind("run_id"))
+        )
+        self.family = Statement("iaflow_family", select_family(database))
+        of_slug = runs.c.slug == bind("slug")
+        begun = [literal_word(RunStatus.RUNNING), literal_word(RunStatus.WAITING)]
+        self.count_running = Statement(
+            "iaflow_count_running",
+            sa.select(sa.func.count()).select_from(runs).where(of_slug, runs.c.status.in_(begun)),
+        )
+        number: Any = sa.func.hashtextextended(bind("slug"), sa.literal_column("7"))
+        self.lock_slug = Statement(
+            "iaflow_lock_slug", sa.select(sa.func.pg_advisory_xact_lock(number))
+        )
+        pending = runs.c.status == literal_word(RunStatus.PENDING)
+        self.pending = Statement(
+            "iaflow_pending",
+            sa.select(runs.c.run_id).where(of_slug, pending).order_by(runs.c.run_id).limit(1),
+        )
+        self.slugs = Statement(
+            "iaflow_slugs_with_pending", sa.select(runs.c.slug).distinct().where(pending)
+        )
+        self.begun = Statement(
+            "iaflow_mark_begun",
+            sa.update(runs)
+            .where(runs.c.run_id == bind("run_id"), pending)
+            .values(started_at=bind("started_at"), deadline_at=bind("deadline_at")),
+        )
