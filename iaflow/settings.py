@@ -6,6 +6,7 @@ once by `bootstrap` and the faces, which hand values down.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit, urlunsplit
 
@@ -58,6 +59,9 @@ class Settings(BaseSettings):
     services: str | None = Field(
         default=None,
         description="module:function that returns the ServiceRegistry that steps are given",
+    )
+    secrets_folder: Path | None = Field(
+        default=None, description='folder with a file per secret, for {"$secret": "name"}'
     )
     secret_key: SecretStr | None = Field(
         default=None, description="signs sessions and links; at least 32 bytes, never printed"

@@ -26,6 +26,7 @@ from iaflow.pipeline.graph import Graph, Node
 from iaflow.pipeline.kinds import conclude_work, fan_out
 from iaflow.pipeline.loader import StepLoader, StepNotLoadable
 from iaflow.pipeline.neighbours import find_pipeline
+from iaflow.pipeline.secrets import fill_in, hide, names_of, shows
 from iaflow.pipeline.services import ServiceMissing, ServiceRegistry
 from iaflow.pipeline.step import Step, StepContext
 from iaflow.telemetry import get_logger, step_context
@@ -70,6 +71,7 @@ class Attempt:
         self._loader = loader
         self._services = services
         self._report = report
+        self._secrets: dict[str, str] = {}
         self._cancelled = threading.Event()
         self._task: asyncio.Task[Outcome] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -90,7 +92,7 @@ class Attempt:
         self._task = asyncio.ensure_future(self._work_in_time())
         with step_context(run_id=claim.run_id, step_id=claim.step_id, attempt=claim.try_number):
             try:
-                return await self._task
+                return self._hide(await self._task)
             except asyncio.CancelledError:
                 if self._cancelled.is_set():
                     return None
@@ -143,9 +145,10 @@ class Attempt:
 
     async def _work(self, node: Node) -> Outcome:
         step_class = self._loader.load(node.step)
-        step = step_class(node.step.config, self._services)
+        config, data = await self._fill_in_secrets(node)
+        step = step_class(config, self._services)
         step.context = self._context()
-        data, problem = _validate_input(step, self.claimed.inputs.data)
+        data, problem = _validate_input(step, data)
         if problem is not None:
             return problem
         if inspect.iscoroutinefunction(step.work):
@@ -154,6 +157,9 @@ class Attempt:
             result = await run_blocking(step.work, data)
             if inspect.isawaitable(result):
                 result = await result
+        if shows(result, self._secrets.values()):
+            message = f"the output of step {node.step.id!r} has a secret in it"
+            return Failed("secret_leaked", message, retryable=False)
         model = type(step).Output
         if model is not None and node.step.type is StepType.TASK:
             try:
@@ -171,6 +177,22 @@ class Attempt:
             return replace(outcome, message=_short(outcome.message))
         return outcome
 
+    async def _fill_in_secrets(self, node: Node) -> tuple[dict[str, Any], Any]:
+        """Return config and inputs with what the secrets service has for the names in them."""
+        config, written = node.step.config, node.step.inputs
+        data = self.claimed.inputs.data
+        names = names_of(config, written)
+        if not names:
+            return config, data
+        service = self._services.get("secrets")
+        for name in names:
+            secret = service.get(name)
+            secret = await secret if inspect.isawaitable(secret) else secret
+            if not isinstance(secret, str):
+                raise Fail(f"the secrets service has no {name!r}", code="secret_missing")
+            self._secrets[name] = secret
+        return fill_in(config, config, self._secrets), fill_in(data, written, self._secrets)
+
     def _find_pipeline(self, slug: str, folder: str | None) -> Graph | None:
         return find_pipeline(slug, folder, self._engine.pipelines)
 
@@ -182,13 +204,31 @@ class Attempt:
             attempt=claim.try_number,
             item_index=None if claim.index == NO_INDEX else claim.index,
             report=self._tell,
-            log=_write_log,
+            log=self._write_log,
             is_cancelled=self._cancelled.is_set,
         )
 
+    def _hide(self, outcome: Outcome) -> Outcome:
+        """Return an outcome that is fit to be kept: no secret stands in what it says."""
+        if not self._secrets or not isinstance(outcome, Failed):
+            return outcome
+        known = self._secrets.values()
+        trace = None if outcome.trace is None else hide(outcome.trace, known)
+        return replace(
+            outcome,
+            code=hide(outcome.code, known),
+            message=hide(outcome.message, known),
+            trace=trace,
+        )
+
+    def _write_log(self, message: str, **fields: Any) -> None:
+        known = self._secrets.values()
+        shown = {name: hide(str(value), known) for name, value in fields.items() if known}
+        _log.info(hide(message, known), **(shown or fields))
+
     def _tell(self, fraction: float, message: str) -> None:
         if self._report is not None:
-            self._report(Progress(fraction, message))
+            self._report(Progress(fraction, hide(message, self._secrets.values())))
 
 
 class Heartbeat:
@@ -291,10 +331,6 @@ def _short(text: str) -> str:
 def _clean(text: str) -> str:
     """Return `text` as every database keeps it: no NUL, no lone surrogate."""
     return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
-
-
-def _write_log(message: str, **fields: Any) -> None:
-    _log.info(message, **fields)
 
 
 def _is_being_cancelled() -> bool:

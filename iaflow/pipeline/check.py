@@ -39,9 +39,10 @@ from iaflow.pipeline.definition import (
 from iaflow.pipeline.graph import Edge, Graph, Node, ancestors, build_graph
 from iaflow.pipeline.input_schema import find_schema_problems, known_parameters, merge_parameters
 from iaflow.pipeline.joins import find_exclusive_joins
-from iaflow.pipeline.not_yet import NOT_YET, find_secrets, find_unsupported
+from iaflow.pipeline.not_yet import NOT_YET, find_unsupported
 from iaflow.pipeline.policies import find_slips
 from iaflow.pipeline.reading import Speller, clip
+from iaflow.pipeline.secrets import find_secrets
 from iaflow.pipeline.step_config import ANSWER_KEYS, find_config_problems
 from iaflow.pipeline.strict_json import MAX_BYTES
 from iaflow.pipeline.templating import RESERVED_ROOTS, Path, Template
@@ -451,11 +452,25 @@ def _check_reject_when(facts: _Facts, node: Node) -> Iterator[Problem]:
 
 
 def _check_secrets(facts: _Facts) -> Iterator[Problem]:
-    for pointer, value in find_secrets(facts.graph):
+    for node, key, pointer, value in find_secrets(facts.graph):
+        step = node.step
         name = value["$secret"]
         if len(value) > 1 or not isinstance(name, str) or not name:
             message = 'a secret is written {"$secret": "name"} and nothing beside it'
             yield Problem("secret_invalid", pointer, message)
+        elif key == "inputs" and step.type is not StepType.TASK:
+            # People would see it, the outputs keep it, a child run has it as a parameter.
+            message = f"the inputs of a step of type {step.type} are kept and shown"
+            yield Problem("secret_invalid", pointer, message, "only tasks are given secrets")
+        elif pointer == f"/steps/{step.position}/{key}":
+            message = f"`{key}` is an object; a secret is a value in it"
+            yield Problem("secret_invalid", pointer, message)
+        elif step.type is not StepType.TASK and pointer.split("/")[4] in _KEPT_CONFIG:
+            message = "what people are shown or asked is kept"
+            yield Problem("secret_invalid", pointer, message, "only `work` is given secrets")
+
+
+_KEPT_CONFIG: Final = frozenset({"show", "ui_schema"})
 
 
 def _check_support(facts: _Facts) -> Iterator[Problem]:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 from iaflow.errors import Problem
 from iaflow.pipeline.definition import StepType
 from iaflow.pipeline.graph import Graph, Node
-from iaflow.pipeline.strict_json import join_pointer
 
-__all__ = ["CODES", "NOT_YET", "find_secrets", "find_unsupported"]
+__all__ = ["CODES", "NOT_YET", "find_unsupported"]
 
 CODES: Final[Mapping[str, str]] = MappingProxyType(
     {"not_supported": "the language has this, but this release does not run it yet"}
@@ -31,34 +30,6 @@ def find_unsupported(graph: Graph) -> Iterator[Problem]:
         for pointer in find(graph):
             message = f"{feature}: part of the language, but not of this release yet"
             yield Problem("not_supported", pointer, message)
-
-
-def find_secrets(graph: Graph) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every object with the key ``$secret`` in `inputs` and `config`, with its pointer."""
-    for node in graph.nodes.values():
-        step = node.step
-        for key, value in (("inputs", step.inputs), ("config", step.config)):
-            yield from _find_objects(value, f"/steps/{step.position}/{key}") if value else ()
-
-
-def _find_objects(value: Any, pointer: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    todo: list[tuple[str, Any]] = [(pointer, value)]
-    while todo:
-        pointer, value = todo.pop()
-        if isinstance(value, dict):
-            if "$secret" in value:
-                yield pointer, value
-            todo += [
-                (join_pointer(pointer, key), member)
-                for key, member in value.items()
-                if isinstance(member, dict | list)
-            ]
-        else:
-            todo += [
-                (join_pointer(pointer, index), member)
-                for index, member in enumerate(value)
-                if isinstance(member, dict | list)
-            ]
 
 
 # --- predicates
@@ -78,7 +49,6 @@ def _person(key: str) -> Finder:
 
 
 NOT_YET: Final[dict[str, Finder]] = {
-    "secrets": lambda graph: (pointer for pointer, _ in find_secrets(graph)),
     "escalate": _person("escalate"),
     "reminders": _person("reminders"),
 }

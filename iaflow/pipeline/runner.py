@@ -27,7 +27,7 @@ from iaflow.pipeline.engine import Engine
 from iaflow.pipeline.executors.local import LocalExecutor, Observation
 from iaflow.pipeline.graph import Graph
 from iaflow.pipeline.loader import Library, StepLoader
-from iaflow.pipeline.services import ServiceRegistry
+from iaflow.pipeline.services import SecretFiles, ServiceRegistry
 from iaflow.settings import Settings, load_settings
 
 __all__ = [
@@ -261,12 +261,16 @@ def build_services(settings: Settings) -> ServiceRegistry:
     """
     Return what steps are given: from ``IAFLOW_SERVICES``, with an HTTP client in any case.
 
+    With ``IAFLOW_SECRETS_FOLDER`` there are secrets, unless the registry has its own.
+
     Raises:
         SettingsRefused: the named function is not there or returns something else.
     """
     registry = ServiceRegistry()
     if settings.services is not None:
         registry = _call_services(settings.services)
+    if settings.secrets_folder is not None and "secrets" not in registry:
+        registry.register("secrets", SecretFiles(settings.secrets_folder))
     if "http" not in registry:
         registry.provide("http", _open_http)
     return registry

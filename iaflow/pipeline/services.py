@@ -7,13 +7,15 @@ composition root or the user, read by steps.
 from __future__ import annotations
 
 import inspect
+import re
 import threading
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from iaflow.errors import IaflowError
 
-__all__ = ["ServiceMissing", "ServiceRegistry"]
+__all__ = ["SecretFiles", "ServiceMissing", "ServiceRegistry"]
 
 
 class ServiceMissing(IaflowError):
@@ -91,3 +93,30 @@ class ServiceRegistry:
                 result = close()
                 if inspect.isawaitable(result):
                     await result
+
+
+class SecretFiles:
+    """
+    Secrets from the files of a folder, one each, as container platforms mount them.
+
+    The service that `IAFLOW_SECRETS_FOLDER` provides under the name ``secrets``; any object
+    with `get(name)`, plain or async, does as well.
+
+    Args:
+        folder: holds a file per secret; the file's name is the secret's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, name: str) -> str | None:
+        """Return a secret without the line's end behind it; None if there is none of that name."""
+        if not _SECRET_NAME.fullmatch(name):
+            return None
+        try:
+            return (self._folder / name).read_text(encoding="utf-8").rstrip("\r\n")
+        except FileNotFoundError:
+            return None
+
+
+_SECRET_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")

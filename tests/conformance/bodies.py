@@ -33,6 +33,9 @@ def load_bodies(*, scale: float | None = None) -> ModuleType:
     Args:
         scale: real seconds for each second of a case; None: the bodies live in virtual time.
     """
+    assert BODIES.is_file(), (
+        f"there are no step bodies at {BODIES}: they belong beside the checkout"
+    )
     spec = importlib.util.spec_from_file_location(MODULE, BODIES)
     assert spec is not None
     assert spec.loader is not None

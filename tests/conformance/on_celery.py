@@ -6,6 +6,7 @@ Called by the tests of this folder.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from typing import Any
 
 from iaflow.bootstrap import Application, open_application
 from iaflow.data.records import NO_INDEX
-from iaflow.data.status import END_OF_RUN, RunStatus
+from iaflow.data.status import END_OF_RUN, PauseStatus, RunStatus
 from iaflow.errors import AnswerRefused, Conflict
 from iaflow.pipeline.check import compile_definition
 from iaflow.settings import Settings
@@ -137,6 +138,8 @@ class _Play:
         try:
             graph = compile_definition(self._document(), queues=QUEUES)
             self._client.save(graph)
+            for slug, document in (self._case.pipelines or {}).items():
+                self._publish({"slug": slug, **document})
             self._run_id = self._client.start_graph(graph, self._case.params).run_id
             # What it takes to begin would make the script early.
             self._wait_for(self._has_begun)
@@ -148,6 +151,18 @@ class _Play:
             return self._run_id, self._describe(list(graph.nodes))
         finally:
             self._app.database.release_thread()
+
+    def _publish(self, document: Any) -> None:
+        definition = compile_definition(scale_times(document, CELERY_SCALE)).definition
+        self._app.pipelines.publish(
+            content_hash=definition.content_hash,
+            slug=definition.slug,
+            version=definition.version,
+            name=definition.name,
+            description=definition.description,
+            document=definition.text,
+            now=self._app.engine.clock.now(),
+        )
 
     def _document(self) -> Any:
         document = scale_times(self._case.document, CELERY_SCALE)
@@ -162,6 +177,10 @@ class _Play:
             for number, one in enumerate(self._case.answers)
         ]
         actions += [
+            (one.get("at", 0), lambda one=one: self._signal(one))  # type: ignore[misc]
+            for one in self._case.signals
+        ]
+        actions += [
             (one.get("at", 0), lambda one=one: self._cancel(one))  # type: ignore[misc]
             for one in self._case.controls
         ]
@@ -174,9 +193,15 @@ class _Play:
             self._refused[number] = f"step {answer['step']} does not wait for an answer yet"
             return
         try:
-            self._client.answer(pause_id, answer["data"], answered_by="somebody")
+            by = answer.get("by", "somebody")
+            self._client.answer(pause_id, answer["data"], answered_by=by)
         except (AnswerRefused, Conflict) as error:
             self._refused[number] = str(error)
+
+    def _signal(self, signal: Any) -> None:
+        with contextlib.suppress(AnswerRefused, Conflict):
+            name, payload = signal["name"], signal.get("data") or {}
+            self._client.signal(self._run_id, name, payload, sent_by="somebody")
 
     def _cancel(self, control: Any) -> None:
         self._client.cancel(self._run_id, step_id=control.get("step"))
@@ -184,8 +209,9 @@ class _Play:
     def _wait_for(self, is_so: Callable[[], bool]) -> None:
         deadline = time.monotonic() + LIMIT_SECONDS
         while True:
-            for pause in self._client.inbox(self._run_id) if self._case.answers else ():
-                self._pauses[pause.step_id] = pause.pause_id
+            for run_id in self._family() if self._case.answers else ():
+                for pause in self._client.inbox(run_id):
+                    self._pauses[pause.step_id] = pause.pause_id
             if is_so():
                 return
             if time.monotonic() > deadline:
@@ -193,22 +219,37 @@ class _Play:
                 raise AssertionError(f"the run is still {run.status} after {LIMIT_SECONDS:g} s")
             time.sleep(TICK_SECONDS)
 
+    def _family(self) -> list[str]:
+        """Return this run and those below it."""
+        return [self._run_id, *self._app.engine.waits.family(self._run_id)[1:]]
+
     def _has_begun(self) -> bool:
         return any(step.started_at for step in self._client.steps(self._run_id))
 
     def _is_over(self) -> bool:
-        run = self._client.run(self._run_id)
-        if run.status in END_OF_RUN:
+        if self._client.run(self._run_id).status in END_OF_RUN:
             return True
-        if run.status is not RunStatus.WAITING or run.live != run.paused:
-            return False
-        # An accepted answer is on its way, or time alone will move the run.
-        pauses = self._client.inbox(self._run_id)
-        return (
-            not self._app.engine.pauses.find_unsettled(run_id=self._run_id)
-            and len(pauses) >= run.paused
-            and all(pause.expires_at is None for pause in pauses)
-        )
+        engine = self._app.engine
+        for run_id in self._family():
+            run = self._client.run(run_id)
+            if run.status in END_OF_RUN:
+                continue
+            # An accepted answer is on its way, or time alone will move the run.
+            pauses = [*self._client.inbox(run_id), *engine.pauses.list_events(run_id)]
+            rests = (
+                run.status is RunStatus.WAITING
+                and run.live == run.paused
+                and not engine.pauses.find_unsettled(run_id=run_id)
+                and engine.claims.next_due(run_id) is None
+                and all(
+                    pause.expires_at is None
+                    for pause in pauses
+                    if pause.status is PauseStatus.OPEN
+                )
+            )
+            if not rests:
+                return False
+        return True
 
     def _describe(self, step_ids: Sequence[str]) -> Played:
         run = self._client.run(self._run_id)
