@@ -131,7 +131,8 @@ def _pass_over(
         if edge.index in seen:
             continue
         before = earlier.get(edge.index)
-        if before is not None and not before.taken:
+        # What was refused for a sibling's sake has no operands, and that was not taken after all.
+        if before and not before.taken and before.reason["kind"] not in _FOR_A_SIBLING:
             verdicts[edge.index] = before
         else:
             verdicts[edge.index] = _refuse({"kind": "end", "on": edge.on.value, "end": end.value})
@@ -169,3 +170,6 @@ def _judge_otherwise(
 
 def _refuse(reason: Mapping[str, Any]) -> Verdict:
     return Verdict(False, {**reason, "verdict": False})
+
+
+_FOR_A_SIBLING: Final = frozenset({"exclusive", "otherwise"})

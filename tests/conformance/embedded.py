@@ -107,10 +107,14 @@ async def _rehearse(
     database: str | Database,
     scale: float,
 ) -> Rehearsal:
+    children = {slug: scale_times(child, scale) for slug, child in (case.pipelines or {}).items()}
+    steps = stub_steps(document, bodies)
+    for slug, child in children.items():
+        steps |= {f"{slug}/{name}": stub for name, stub in stub_steps(child, bodies).items()}
     return await rehearse_async(
         document,
         case.params,
-        steps=stub_steps(document, bodies),
+        steps=steps,
         answers=answers,
         signals=[
             Signal(one["name"], one.get("data") or {}, at=one.get("at", 0) * scale)
@@ -122,7 +126,7 @@ async def _rehearse(
             else CancelStep(one["step"], at=one.get("at", 0) * scale)
             for one in case.controls
         ],
-        pipelines=case.pipelines,
+        pipelines=children,
         until=None if scale == 1.0 else LIMIT_SECONDS,
         max_parallel=case.workers or MANY,
         database=database,

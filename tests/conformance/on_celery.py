@@ -238,13 +238,10 @@ class _Play:
             pauses = [*self._client.inbox(run_id), *engine.pauses.list_events(run_id)]
             rests = (
                 run.status is RunStatus.WAITING
-                and run.live == run.paused
                 and not engine.pauses.find_unsettled(run_id=run_id)
                 and engine.claims.next_due(run_id) is None
                 and all(
-                    pause.expires_at is None
-                    for pause in pauses
-                    if pause.status is PauseStatus.OPEN
+                    pause.expires_at is None for pause in pauses if pause.status is PauseStatus.OPEN
                 )
             )
             if not rests:

@@ -6,12 +6,13 @@ Decides what a case is; never runs one. Called by the options and the tests of t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Case", "NotACase", "last_action", "read_cases", "read_file"]
+__all__ = ["Case", "NotACase", "last_action", "name_apart", "read_cases", "read_file"]
 
 EXPECTABLE = frozenset(
     "status succeeded failed skipped cancelled waiting pending order overlap no_overlap"
@@ -73,6 +74,17 @@ def read_cases(path: Path) -> list[Case]:
     if not path.exists():
         raise NotACase(f"there is no file or folder {path}")
     return read_file(path)
+
+
+def name_apart(cases: Iterable[Case]) -> list[Case]:
+    """Return the cases, those that share an id with an earlier one under a number of their own."""
+    seen: Counter[str] = Counter()
+    named = []
+    for case in cases:
+        seen[case.id] += 1
+        number = seen[case.id]
+        named.append(case if number == 1 else replace(case, id=f"{case.id}#{number}"))
+    return named
 
 
 def read_file(path: Path) -> list[Case]:

@@ -24,7 +24,7 @@ from tests.conformance.embedded import play_all_scaled, play_virtual
 from tests.conformance.judge import Played, judge
 from tests.conformance.on_celery import Crew, play_on_celery
 from tests.conformance.options import IN_VIRTUAL_TIME, chosen_cases, chosen_places
-from tests.conformance.reading import Case, read_cases
+from tests.conformance.reading import Case, name_apart, read_cases
 from tests.servers import ServerRoom, WorkerProcess
 
 Results = Mapping[str, Played | Exception]
@@ -37,10 +37,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" not in metafunc.fixturenames:
         return
     places = chosen_places(metafunc.config)
-    cases = chosen_cases(metafunc.config)
-    if cases is None:
+    named = chosen_cases(metafunc.config)
+    if named is None:
         # Without the shared folder one test is left, which says so.
-        cases = (*(read_cases(PATTERNS) if PATTERNS.is_dir() else ()), *read_cases(OWN))
+        named = (*(read_cases(PATTERNS) if PATTERNS.is_dir() else ()), *read_cases(OWN))
+    cases = name_apart(named)
     metafunc.parametrize(
         ("place", "case"),
         [
@@ -90,12 +91,14 @@ def on_postgres(
 ) -> Results:
     """How every case went that is asked of Postgres: several runs at a time, in real time."""
     cases = cases_of(request, "postgres")
-    database = Database(server_room.create_database(request.getfixturevalue("postgres_template")))
+    database_url = server_room.create_database(request.getfixturevalue("postgres_template"))
+    database = Database(database_url)
     folder = tmp_path_factory.mktemp("postgres")
     try:
         return asyncio.run(play_all_scaled(cases, database=database, folder=folder))
     finally:
         database.close()
+        server_room.postgres.drop_database(database_url)
 
 
 @pytest.fixture(scope="module")
@@ -107,16 +110,20 @@ def on_celery(
     """How every case went that is asked of the workers."""
     cases = cases_of(request, "celery")
     folder = tmp_path_factory.mktemp("celery")
+    database_url = server_room.create_database(request.getfixturevalue("postgres_template"))
     crew = Crew(
         partial(WorkerProcess, log_directory=folder, guardian=server_room.guardian),
-        database_url=server_room.create_database(request.getfixturevalue("postgres_template")),
+        database_url=database_url,
         redis_url=server_room.take_redis_database(),
         folder=folder,
         with_lone_worker=any(case.workers == 1 for case in cases),
     )
-    yield play_on_celery(crew, cases)
-    for worker in crew.workers:
-        worker.kill()
+    try:
+        yield play_on_celery(crew, cases)
+    finally:
+        for worker in crew.workers:
+            worker.kill()
+        server_room.postgres.drop_database(database_url)
 
 
 def test_a_case_goes_as_expected(
@@ -160,10 +167,13 @@ def take(results: Results, case: Case) -> Played:
 @contextmanager
 def refusals_told() -> Iterator[None]:
     """Fail with what the load says, where a case has no run that could be judged."""
+    refusal = ""
     try:
         yield
     except (DefinitionRefused, InputRefused) as error:
-        pytest.fail(str(error), pytrace=False)
+        refusal = str(error)
+    if refusal:
+        pytest.fail(refusal, pytrace=False)
 
 
 def require_refusal(case: Case) -> None:

@@ -17,7 +17,7 @@ import pytest
 from tests.conformance.bodies import load_bodies, scale_times
 from tests.conformance.embedded import play_virtual
 from tests.conformance.judge import Played, judge
-from tests.conformance.reading import Case, NotACase, read_cases
+from tests.conformance.reading import Case, NotACase, name_apart, read_cases
 
 FORM = {"ui_schema": {"fields": [{"name": "ok", "type": "boolean", "required": True}]}}
 
@@ -217,3 +217,6 @@ def test_a_file_is_one_case_or_several(tmp_path: Path) -> None:
     both = read_cases(as_file(tmp_path, {"id": "two", "pipeline": PIPELINE, "cases": parts}))
     assert [case.id for case in both] == ["two-x", "two-y"]
     assert both[0].params == {"n": 1}
+    nameless = [{"expect": expect}, {"expect": expect}]
+    same = read_cases(as_file(tmp_path, {"id": "two", "pipeline": PIPELINE, "cases": nameless}))
+    assert [case.id for case in name_apart(same)] == ["two", "two#2"]
