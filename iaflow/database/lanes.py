@@ -174,7 +174,7 @@ class Lane:
         If the task is cancelled, `interrupt` is called, and the task goes on only when
         `function` has ended: nothing of it happens later.
         """
-        running = asyncio.wrap_future(self._thread.submit(function))
+        running = asyncio.get_running_loop().run_in_executor(self._thread, function)
         cancelled: asyncio.CancelledError | None = None
         while not running.done():
             try:
