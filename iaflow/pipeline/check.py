@@ -421,6 +421,15 @@ def _check_steps(facts: _Facts) -> Iterator[Problem]:
         if step.foreach is not None and step.type not in {StepType.TASK, StepType.PIPELINE}:
             message = f"`foreach` is for tasks and pipelines, not for type {step.type}"
             yield Problem("key_misplaced", f"{here}/foreach", message)
+        n = None if step.foreach is None else step.foreach.n
+        if (
+            step.foreach
+            and n
+            and isinstance(step.foreach.items, list)
+            and n > len(step.foreach.items)
+        ):
+            message = f"{n} successes of {len(step.foreach.items)} items are out of reach"
+            yield Problem("value_invalid", f"{here}/foreach/n", message, "lower `n`")
         if step.foreach is not None and isinstance(step.foreach.items, str):
             template = node.foreach_items
             if template is not None and not (template.is_reference or template.is_broken):
@@ -438,7 +447,23 @@ def _check_steps(facts: _Facts) -> Iterator[Problem]:
             message = f"no worker takes from a queue {clip(step.queue)}"
             yield Problem("queue_unknown", f"{here}/queue", message, hint)
         yield from find_config_problems(node)
+        yield from _check_promises(node)
         yield from _check_reject_when(facts, node)
+
+
+def _check_promises(node: Node) -> Iterator[Problem]:
+    """What people answer is known: a built-in step for them gives its fields, and no more."""
+    step, form = node.step, node.form
+    if step.type is not StepType.HUMAN_INPUT or step.module is not None or form is None:
+        return
+    fields = {field.name for field in form.fields} | set(ANSWER_KEYS)
+    for index, name in enumerate(step.outputs or ()):
+        if name not in fields:
+            message = f"the form has no field {clip(name)}"
+            hint = f"its fields are {', '.join(sorted(fields))[:200]}"
+            yield Problem(
+                "output_undeclared", f"/steps/{step.position}/outputs/{index}", message, hint
+            )
 
 
 def _check_reject_when(facts: _Facts, node: Node) -> Iterator[Problem]:

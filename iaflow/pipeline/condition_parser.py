@@ -329,5 +329,10 @@ def _place(condition: Condition, pointer: str) -> Condition:
 
 def _hint(word: Any, known: Iterable[str]) -> str:
     """Return a hint with the nearest known spelling, or an empty one."""
-    near = nearest(str(word), known)
+    text = str(word)
+    near = nearest(text, known) if len(text) <= _LONGEST_WORD else None
     return f"did you mean `{near}`?" if near else ""
+
+
+_LONGEST_WORD: Final = 64
+"""Letters of a word that somebody may have misspelt: comparing longer ones takes its time."""

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from iaflow.errors import Problem
-from iaflow.pipeline.reading import Findings, Reader, describe, nearest
+from iaflow.pipeline.reading import Findings, Reader, clip, describe, nearest
 from iaflow.pipeline.shapes import (
     BUILT_IN_CLASSES,
     UNATTENDED,
@@ -240,6 +240,12 @@ def _read_slug(top: Reader, name: str | None, version: str) -> str:
         return ""
     slug = default_slug(name, version)
     if not SLUG.fullmatch(slug):
+        if SLUG.fullmatch(default_slug(name, "1")):
+            message = (
+                f"the version {clip(version)} gives no slug: it begins with no letter or digit"
+            )
+            top.refuse("slug_invalid", "version", message, "add a `slug`")
+            return slug
         message = "the name gives no slug: it has no Latin letters or digits, or is too long"
         top.refuse("slug_invalid", "name", message, "add a `slug`")
     return slug

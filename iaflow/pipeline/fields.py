@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -34,6 +34,7 @@ __all__ = [
     "accept",
     "check_bound",
     "find_option",
+    "parse_instant",
     "rank",
 ]
 
@@ -342,6 +343,17 @@ def _read_date(value: Any) -> date:
         except ValueError:
             pass
     raise Refused("this is no date such as 2026-01-31")
+
+
+def parse_instant(value: Any) -> datetime | None:
+    """Return an ISO 8601 instant, in UTC if it names no zone; None if it is none."""
+    if not isinstance(value, str):
+        return None
+    try:
+        instant = datetime.fromisoformat(value)
+        return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _read_datetime(value: Any) -> datetime:

@@ -7,7 +7,7 @@ it, and never runs the class (the attempt does). Called by attempts.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from iaflow.data.records import (
@@ -25,6 +25,7 @@ from iaflow.pipeline.check import merge_parameters
 from iaflow.pipeline.definition import MAX_SECONDS, StepType, check_json_value
 from iaflow.pipeline.endings import MESSAGE_KEPT, check_output
 from iaflow.pipeline.engine import Claimed
+from iaflow.pipeline.fields import parse_instant
 from iaflow.pipeline.forms import form_digest
 from iaflow.pipeline.graph import Graph
 
@@ -111,7 +112,7 @@ def _listen(claimed: Claimed) -> Outcome:
 
 def _wait(claimed: Claimed, now: datetime) -> Outcome:
     value = claimed.inputs.timer
-    until = _read_instant(value) if "until" in claimed.node.step.config else _add(now, value)
+    until = parse_instant(value) if "until" in claimed.node.step.config else _add(now, value)
     if until is None:
         message = (
             f"{value!r} is no instant: write one such as 2030-01-31T09:00:00Z"
@@ -126,17 +127,6 @@ def _add(now: datetime, seconds: Any) -> datetime | None:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         return None
     return now + timedelta(seconds=seconds) if 0 <= seconds <= MAX_SECONDS else None
-
-
-def _read_instant(value: Any) -> datetime | None:
-    """Return an ISO 8601 instant; one without a zone is in UTC."""
-    if not isinstance(value, str):
-        return None
-    try:
-        instant = datetime.fromisoformat(value)
-        return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None
 
 
 def _spawn(

@@ -13,6 +13,7 @@ from typing import Final
 from iaflow.errors import Problem
 from iaflow.pipeline.conditions import Otherwise, code_conditions, paths_of
 from iaflow.pipeline.definition import MAX_SECONDS, StepType
+from iaflow.pipeline.fields import parse_instant
 from iaflow.pipeline.forms import Form
 from iaflow.pipeline.graph import Node
 from iaflow.pipeline.reading import Findings, Reader, clip
@@ -109,6 +110,17 @@ def _read_person(config: Reader, node: Node) -> None:
     _judge_reject_when(config, node)
 
 
+def _judge_quorum(config: Reader, quorum: int | None) -> None:
+    """More people than are named can never answer; how many have a role is not known here."""
+    assignees = config.members.get("assignees")
+    if quorum is None or not isinstance(assignees, dict) or assignees.get("roles"):
+        return
+    users = assignees.get("users")
+    if isinstance(users, list) and 0 < len(set(map(str, users))) < quorum:
+        message = f"{quorum} people are to answer, and {len(set(map(str, users)))} are named"
+        config.refuse("value_invalid", "quorum", message, "name more `users`, or a role")
+
+
 def _read_assignees(holder: Reader) -> None:
     assignees = holder.inner("assignees", ASSIGNEE_KEYS)
     if assignees is None:
@@ -139,7 +151,14 @@ def _read_wait(config: Reader, node: Node) -> None:
     is_text = isinstance(config.members[given[0]], str)
     is_template = is_text and node.timer is not None and bool(node.timer.paths)
     if given == ["until"]:
-        config.word("until")
+        text = config.word("until")
+        if text is not None and not is_template and parse_instant(text) is None:
+            message = f"{clip(text)} is no instant"
+            hint = "such as 2030-01-31T09:00:00Z, or a template that gives one"
+            config.refuse("value_invalid", "until", message, hint)
+    elif is_template and node.timer is not None and not node.timer.is_reference:
+        message = "this always gives a text, and `seconds` is a number"
+        config.refuse("value_invalid", "seconds", message, "write one template and nothing beside")
     elif not is_template:
         config.number("seconds", 0, MAX_SECONDS)
 

@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
-from typing import TypeGuard
 
 import pytest
 import rich_click as click
@@ -315,32 +314,32 @@ def find_run_codes() -> set[str]:
     codes = {str(inspect.signature(errors.Fail).parameters["code"].default)}
     for path in (ROOT / "iaflow" / "pipeline").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            codes |= {value.value for value in values_with_a_code(node) if is_text(value)}
+            codes |= {code for value in values_of_codes(node) if (code := read_text(value))}
     return codes
 
 
-def values_with_a_code(node: ast.AST) -> list[ast.Constant]:
-    """Return what stands in a node where a code is expected, if it is written out there."""
-    found: list[ast.expr | None] = []
+def values_of_codes(node: ast.AST) -> list[ast.expr]:
+    """Return what stands in a node where a code is expected."""
     match node:
         case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)):
             place = _CODE_ARGUMENTS.get(name)
-            found += node.args[place : place + 1] if place is not None else []
-            if name in _CODE_KEYWORDS:
-                found += [word.value for word in node.keywords if word.arg == "code"]
+            found = node.args[place : place + 1] if place is not None else []
+            named = [word.value for word in node.keywords if word.arg == "code"]
+            return found + (named if name in _CODE_KEYWORDS else [])
         case ast.Dict():
             pairs = zip(node.keys, node.values, strict=True)
-            found += [v for k, v in pairs if is_text(k) and k.value in {"code", "error"}]
+            return [value for key, value in pairs if read_text(key) in {"code", "error"}]
         case ast.ClassDef():
-            for line in node.body:
-                match line:
-                    case ast.Assign(targets=[ast.Name(id="code")]):
-                        found.append(line.value)
-    return [value for value in found if is_text(value)]
+            lines = (line for line in node.body if isinstance(line, ast.Assign))
+            return [line.value for line in lines if ast.unparse(line.targets[0]) == "code"]
+        case _:
+            return []
 
 
-def is_text(node: ast.AST | None) -> TypeGuard[ast.Constant]:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+def read_text(node: ast.expr | None) -> str | None:
+    """Return the text that is written out there, if one is."""
+    is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+    return str(ast.literal_eval(node)) if is_text and node is not None else None
 
 
 def without_fences(page: Path) -> str:
