@@ -88,10 +88,11 @@ STATUSES: Final = ("succeeded", "failed")
 
 
 def _read_person(config: Reader, node: Node) -> None:
-    config.whole("quorum", 1, MAX_QUORUM)
+    quorum = config.whole("quorum", 1, MAX_QUORUM)
     config.flag("exclude_starter")
     _read_expiry(config, node)
     _read_assignees(config)
+    _judge_quorum(config, quorum)
     for index, value in enumerate(config.items("escalate") or ()):
         pointer = f"{config.pointer}/escalate/{index}"
         if not isinstance(value, dict):
