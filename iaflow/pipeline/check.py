@@ -32,6 +32,7 @@ from iaflow.pipeline.definition import (
     Definition,
     JoinType,
     On,
+    StepDefinition,
     StepType,
     parse_definition,
     parse_document,
@@ -43,8 +44,9 @@ from iaflow.pipeline.not_yet import NOT_YET, find_unsupported
 from iaflow.pipeline.policies import find_slips
 from iaflow.pipeline.reading import Speller, clip
 from iaflow.pipeline.secrets import find_secrets
+from iaflow.pipeline.shapes import StepShape
 from iaflow.pipeline.step_config import ANSWER_KEYS, find_config_problems
-from iaflow.pipeline.strict_json import MAX_BYTES
+from iaflow.pipeline.strict_json import MAX_BYTES, join_pointer
 from iaflow.pipeline.templating import RESERVED_ROOTS, Path, Template
 
 __all__ = [
@@ -82,9 +84,15 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "queue_unknown": "there is no queue of that name",
         "pipeline_recursion": "a pipeline runs itself",
         "secret_invalid": "an object with the key $secret is not just a name",
+        "input_missing": "a step's class asks for an input that the definition does not give",
+        "input_undeclared": "a step's class has no input of that name",
     }
 )
 """The closed list of codes that a definition can be refused with, or warned of."""
+
+
+ShapeOf = Callable[[StepDefinition], StepShape | None]
+"""Returns what the models of a step's class say, if that can be known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +119,7 @@ def check(
     queues: Collection[str] | None = None,
     source: str = "",
     max_bytes: int = MAX_BYTES,
+    shape_of: ShapeOf = lambda step: None,
 ) -> Checked:
     """
     Check a definition; never raises, whatever it is given.
@@ -120,6 +129,7 @@ def check(
         queues: the names of the queues that workers take from; None: not judged.
         source: where it came from, such as a file's path.
         max_bytes: the longest text.
+        shape_of: returns what a step's class says of its inputs and outputs, if that is known.
 
     Returns:
         The graph to run, or the errors; and the warnings.
@@ -135,7 +145,9 @@ def check(
         warnings += more_warnings
         errors += _check_schema(found)
     if built is not None:
-        facts = _Facts(built, ancestors(built), known_parameters(built.definition), queues)
+        facts = _Facts(
+            built, ancestors(built), known_parameters(built.definition), queues, shape_of
+        )
         for rule in _RULES:
             errors += rule(facts)
         violations, empty = find_slips(built)
@@ -150,6 +162,7 @@ def compile_definition(
     source: str = "",
     queues: Collection[str] | None = None,
     max_bytes: int = MAX_BYTES,
+    shape_of: ShapeOf = lambda step: None,
 ) -> Graph:
     """
     Return the graph of a definition that may run.
@@ -157,7 +170,7 @@ def compile_definition(
     Raises:
         DefinitionRefused: with every error, not the first.
     """
-    checked = check(text, queues=queues, source=source, max_bytes=max_bytes)
+    checked = check(text, queues=queues, source=source, max_bytes=max_bytes, shape_of=shape_of)
     if checked.graph is None:
         raise DefinitionRefused(checked.errors, source)
     return checked.graph
@@ -166,7 +179,16 @@ def compile_definition(
 class _Facts:
     """What the rules look at; every rule yields what it finds, and none stops another."""
 
-    __slots__ = ("before", "graph", "parameters", "promises", "queues", "speller", "words")
+    __slots__ = (
+        "before",
+        "graph",
+        "parameters",
+        "promises",
+        "queues",
+        "shapes",
+        "speller",
+        "words",
+    )
 
     def __init__(
         self,
@@ -174,6 +196,7 @@ class _Facts:
         before: Mapping[str, int],
         parameters: frozenset[str],
         queues: Collection[str] | None,
+        shape_of: ShapeOf,
     ) -> None:
         self.graph = graph
         self.before = before
@@ -181,6 +204,11 @@ class _Facts:
         self.queues = queues
         self.speller = Speller()
         # Looked up once for each step: one may promise thousands, and be read as often.
+        self.shapes = {
+            node.step.id: shape
+            for node in graph.nodes.values()
+            if node.step.module is not None and (shape := shape_of(node.step)) is not None
+        }
         self.promises: dict[tuple[str, bool], dict[str, None] | None] = {}
         self.words = (*RESERVED_ROOTS, *graph.nodes)
 
@@ -308,7 +336,9 @@ def _judge_output(facts: _Facts, node: Node, path: Path, pointer: str) -> Proble
         segments = segments[2:]
     key = (node.step.id, of_item)
     if key not in facts.promises:
-        names = node.step.outputs if of_item else _promised(node)
+        shape = facts.shapes.get(node.step.id)
+        own = node.step.outputs if shape is None or node.step.outputs else shape.outputs
+        names = own if of_item else _promised(node, own)
         facts.promises[key] = None if names is None else dict.fromkeys(names)
     promised = facts.promises[key]
     if not segments or promised is None or segments[0] in promised:
@@ -319,18 +349,18 @@ def _judge_output(facts: _Facts, node: Node, path: Path, pointer: str) -> Proble
     return Problem("output_undeclared", pointer, message, hint)
 
 
-def _promised(node: Node) -> tuple[str, ...] | None:
-    """Return the keys that a step's output has; None if only its class knows."""
+def _promised(node: Node, own: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Return the keys that a step's output has, `own` by itself; None if only `work` knows."""
     step = node.step
     if step.foreach is not None:
         return ("results",)
     if step.type is StepType.HUMAN_INPUT and node.form is not None:
         fields = tuple(field.name for field in node.form.fields)
-        if step.outputs is not None or step.module is None:
-            return (*(step.outputs or ()), *fields, *ANSWER_KEYS)
+        if own is not None or step.module is None:
+            return (*(own or ()), *fields, *ANSWER_KEYS)
     if step.type is StepType.PIPELINE and not step.wait:
         return ("run_id",)
-    return step.outputs
+    return own
 
 
 # --- transitions
@@ -448,7 +478,34 @@ def _check_steps(facts: _Facts) -> Iterator[Problem]:
             yield Problem("queue_unknown", f"{here}/queue", message, hint)
         yield from find_config_problems(node)
         yield from _check_promises(node)
+        yield from _check_shape(facts, node)
         yield from _check_reject_when(facts, node)
+
+
+def _check_shape(facts: _Facts, node: Node) -> Iterator[Problem]:
+    """Compare `inputs` and `outputs` with the models of the step's class."""
+    step, shape = node.step, facts.shapes.get(node.step.id)
+    if shape is None or step.type is not StepType.TASK:
+        return
+    here = f"/steps/{step.position}"
+    if step.inputs is not None:
+        for name in shape.required:
+            if name not in step.inputs:
+                message = f"`{step.step_class}` asks for the input {clip(name)}"
+                yield Problem("input_missing", f"{here}/inputs", message, f"add `{name}`")
+        known = shape.inputs
+        for name in step.inputs if known is not None else ():
+            if known is not None and name not in known:
+                hint = facts.speller.hint(name, known)
+                message = f"`{step.step_class}` has no input {clip(name)}"
+                yield Problem(
+                    "input_undeclared", join_pointer(f"{here}/inputs", name), message, hint
+                )
+    for index, name in enumerate(step.outputs or ()):
+        if shape.outputs is not None and name not in shape.outputs:
+            hint = facts.speller.hint(name, shape.outputs)
+            message = f"`{step.step_class}` gives no output {clip(name)}"
+            yield Problem("output_undeclared", f"{here}/outputs/{index}", message, hint)
 
 
 def _check_promises(node: Node) -> Iterator[Problem]:

@@ -7,6 +7,7 @@ two runs are ever locked at once; what a crash leaves out, the sweep finds. Part
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 
 from iaflow.data.records import Failed, RunRecord, StepTask, Succeeded
@@ -114,6 +115,11 @@ class FamilyVerbs(Core):
         return self.perform(child_id, cancel)
 
     # -- time
+
+    def next_due(self, run_id: str | None = None) -> datetime | None:
+        """Return when time brings something about next, in all runs or in one; None if never."""
+        found = (self.claims.next_due(run_id), self.waits.next_limit(run_id))
+        return min((instant for instant in found if instant is not None), default=None)
 
     def ring(self, waiting: WaitingStep, judged: Judged = NOTHING_JUDGED) -> Settled:
         """End the waiting of a step whose time is over: a timer, or a child's timeout."""

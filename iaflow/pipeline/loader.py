@@ -16,11 +16,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from iaflow.errors import IaflowError, NotFound
 from iaflow.pipeline.check import compile_definition
 from iaflow.pipeline.definition import BUILT_IN_CLASSES, StepDefinition, StepType
 from iaflow.pipeline.graph import Graph
+from iaflow.pipeline.shapes import StepShape
 from iaflow.pipeline.step import (
     EventStep,
     HumanInputStep,
@@ -122,6 +127,18 @@ class StepLoader:
                 self._classes[key] = found
         return found
 
+    def shape_of(self, step: StepDefinition) -> StepShape | None:
+        """Return what a step's class says of its inputs and outputs; None if it cannot be loaded."""
+        try:
+            found = self.load(step)
+        except StepNotLoadable:
+            return None  # said when the step is executed, by whoever may load it
+        return StepShape(
+            inputs=_known_names(found.Input),
+            required=tuple(name for name, field in _fields(found.Input) if field.is_required()),
+            outputs=_known_names(found.Output),
+        )
+
     def load_function(self, module: str, name: str) -> Callable[..., object]:
         """
         Return a public function of an allowed module: a condition that is judged by code.
@@ -195,6 +212,32 @@ class StepLoader:
             if place.with_suffix(".py").is_file() or (place / "__init__.py").is_file():
                 return folder
         return None
+
+
+def _fields(model: Any) -> list[tuple[str, FieldInfo]]:
+    """Return the fields of a model by the names that data has for them."""
+    if not _is_model(model):
+        return []
+    return [
+        (field.validation_alias or name, field)
+        for name, field in model.model_fields.items()
+        # What may have several names is left to the model.
+        if field.validation_alias is None or isinstance(field.validation_alias, str)
+    ]
+
+
+def _known_names(model: Any) -> tuple[str, ...] | None:
+    """Return the names that a model knows; None if it takes others as well."""
+    names = tuple(name for name, _ in _fields(model))
+    if not _is_model(model) or len(names) < len(model.model_fields):
+        return None
+    takes_more = {"extra": "allow", "populate_by_name": True, "validate_by_name": True}
+    config = model.model_config
+    return None if any(config.get(key) == value for key, value in takes_more.items()) else names
+
+
+def _is_model(model: Any) -> bool:
+    return isinstance(model, type) and issubclass(model, BaseModel)
 
 
 def _import_from(folder: Path, module: str) -> ModuleType:

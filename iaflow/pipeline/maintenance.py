@@ -77,10 +77,6 @@ def sweep(
         for lost in engine.claims.find_lost(now=now)
     )
     duties += (
-        Duty("overdue", run_id, partial(_without_code, partial(engine.end_overdue, run_id)))
-        for run_id in engine.reads.find_overdue(now=now)
-    )
-    duties += (
         Duty("unfollowed", run_id, partial(engine.follow, run_id))
         for run_id in engine.waits.find_unfollowed()
     )
@@ -105,10 +101,15 @@ def stage(engine: Engine, run_id: str | None = None) -> Swept:
     keys += engine.holds.find_free(now=now)
     tasks += engine.grant(tuple(keys))
     expired = engine.pauses.mark_expired(now=now, run_id=run_id)
+    # A run whose time is over is ended before what else is due in it.
     duties = [
+        Duty("overdue", late, partial(_without_code, partial(engine.end_overdue, late)))
+        for late in _find_overdue(engine, run_id, now)
+    ]
+    duties += (
         Duty("due", waiting.step_id, partial(engine.ring, waiting))
         for waiting in engine.waits.find_due(now=now, run_id=run_id)
-    ]
+    )
     duties += (
         Duty("answered", pause.pause_id, partial(engine.resume, pause.pause_id))
         for pause in engine.pauses.find_unsettled(run_id=run_id)
@@ -127,10 +128,14 @@ def sweep_run(engine: Engine, run_id: str) -> Swept:
 def _duties_of(engine: Engine, run_id: str, now: datetime) -> Iterator[Duty]:
     for lost in engine.claims.find_lost(now=now, run_id=run_id):
         yield Duty("lost", lost.task.step_id, partial(_rescue, engine, lost))
-    if engine.reads.is_overdue(run_id, now=now):
-        yield Duty("overdue", run_id, partial(_without_code, partial(engine.end_overdue, run_id)))
     for child in engine.waits.find_orphans(run_id=run_id):
         yield Duty("orphan", child, partial(engine.cancel_orphan, child))
+
+
+def _find_overdue(engine: Engine, run_id: str | None, now: datetime) -> list[str]:
+    if run_id is None:
+        return engine.reads.find_overdue(now=now)
+    return [run_id] if engine.reads.is_overdue(run_id, now=now) else []
 
 
 def _republish(engine: Engine, before: datetime, depth: Callable[[], int | None]) -> list[StepTask]:

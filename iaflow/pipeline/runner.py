@@ -69,15 +69,15 @@ async def run_pipeline_from_json(
     """
     path = Path(pipeline_file)
     settings = load_settings().with_database(database_url)
+    folders = [path.parent, *_script_folder()]
     graph = compile_definition(
         await run_blocking(path.read_bytes),
         source=str(path),
         queues=settings.queues,
         max_bytes=settings.max_definition_bytes,
+        shape_of=StepLoader(settings.step_modules, folders).shape_of,
     )
-    pipeline = Pipeline(
-        graph, services=services, settings=settings, folders=[path.parent, *_script_folder()]
-    )
+    pipeline = Pipeline(graph, services=services, settings=settings, folders=folders)
     return await pipeline.run(input_data)
 
 
@@ -100,10 +100,14 @@ def create_pipeline_from_json(
     """
     settings = load_settings().with_database(database_url)
     document = pipeline_config if isinstance(pipeline_config, str) else dict(pipeline_config)
+    folders = _script_folder()
     graph = compile_definition(
-        document, queues=settings.queues, max_bytes=settings.max_definition_bytes
+        document,
+        queues=settings.queues,
+        max_bytes=settings.max_definition_bytes,
+        shape_of=StepLoader(settings.step_modules, folders).shape_of,
     )
-    return Pipeline(graph, services=services, settings=settings, folders=_script_folder())
+    return Pipeline(graph, services=services, settings=settings, folders=folders)
 
 
 class Pipeline:
@@ -142,7 +146,8 @@ class Pipeline:
 
         Returns:
             The run's outputs; or ``{"status": "waiting", "run_id", "pauses": [{"pause_id",
-            "step_id", "ui_schema", "shown", "expires_at"}]}``, to go on with `resume`.
+            "run_id", "step_id", "ui_schema", "shown", "digest", "expires_at"}], "events":
+            [{"pause_id", "run_id", "step_id", "name", "expires_at"}]}``, to go on with `resume`.
 
         Raises:
             InputRefused, Conflict: no run was made.
@@ -277,13 +282,19 @@ def build_services(settings: Settings) -> ServiceRegistry:
 
 
 def waiting_payload(engine: Engine, run_id: str) -> dict[str, Any]:
-    """Return what a caller needs to ask the people that a run waits for (LANGUAGE section 8)."""
+    """
+    Return what a caller needs to ask the people, and to send the signals, that a run waits for.
+
+    Questions and events of the runs below it stand among its own; the `run_id` of each says of
+    which run it is.
+    """
     return {
         "status": RunStatus.WAITING.value,
         "run_id": run_id,
         "pauses": [
             {
                 "pause_id": pause.pause_id,
+                "run_id": pause.run_id,
                 "step_id": pause.step_id,
                 "ui_schema": pause.ui_schema,
                 "shown": pause.shown,
@@ -291,6 +302,16 @@ def waiting_payload(engine: Engine, run_id: str) -> dict[str, Any]:
                 "expires_at": pause.expires_at.isoformat() if pause.expires_at else None,
             }
             for pause in engine.pauses.list_open(run_id=run_id)
+        ],
+        "events": [
+            {
+                "pause_id": event.pause_id,
+                "run_id": event.run_id,
+                "step_id": event.step_id,
+                "name": event.event,
+                "expires_at": event.expires_at.isoformat() if event.expires_at else None,
+            }
+            for event in engine.pauses.list_open_events(run_id)
         ],
     }
 

@@ -22,6 +22,7 @@ __all__ = [
     "JoinType",
     "On",
     "StepDefinition",
+    "StepShape",
     "StepType",
     "Transition",
 ]
@@ -175,6 +176,22 @@ class StepDefinition:
     rate_limit: str | None
     pipeline: str | None
     wait: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class StepShape:
+    """
+    What a step's class says of itself by its `Input` and `Output` models.
+
+    Attributes:
+        inputs: names that it knows; None if it takes any.
+        required: those of them that it cannot do without.
+        outputs: names that it gives; None if only `work` knows.
+    """
+
+    inputs: tuple[str, ...] | None = None
+    required: tuple[str, ...] = ()
+    outputs: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

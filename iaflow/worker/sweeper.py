@@ -86,7 +86,7 @@ class Sweeper:
 
     def _read_next_due(self) -> None:
         with self._lock:
-            self._due = self._engine.claims.next_due()
+            self._due = self._engine.next_due()
 
     def _until_due(self) -> float:
         due = self._due

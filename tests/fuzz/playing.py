@@ -127,7 +127,9 @@ def read_run(app: Application, run_id: str) -> Seen:
         outputs=run.outputs,
         steps={f"{s.step_id}[{s.index}]": _describe(s) for s in app.client.steps(run_id)},
         decisions={
-            d.transition: (d.taken, _without_ids(d.reason)) for d in app.client.decisions(run_id)
+            d.transition: (d.taken, _without_ids(d.reason))
+            for d in app.client.decisions(run_id)
+            if not d.superseded
         },
     )
 

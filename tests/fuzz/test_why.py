@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from iaflow.bootstrap import Application, open_local_executor
-from iaflow.cli.explaining import Ledger, explain
 from iaflow.data.records import DecisionRecord
 from iaflow.data.status import END_OF_RUN, StepStatus
+from iaflow.explaining import Ledger, explain
 from iaflow.pipeline.definition import JoinType
 from iaflow.pipeline.graph import Graph
 from tests.fuzz.options import chosen_seeds

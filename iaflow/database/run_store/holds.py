@@ -65,6 +65,11 @@ class HoldStore:
         """Return keys that nobody holds and somebody waits for."""
         return [row[0] for row in self._database.fetch(self._sql.free_keys, now=now, limit=limit)]
 
+    def read_holder(self, key: str) -> tuple[str, str] | None:
+        """Return who holds a key, as (run id, step id); None if nobody does."""
+        rows = self._database.fetch(self._sql.holder, concurrency_key=key)
+        return (str(rows[0][0]), rows[0][1]) if rows else None
+
     def free(self, tx: Connection, run_id: str, step_id: str, index: int) -> list[str]:
         """Free the key that an attempt holds; return it, if there was one."""
         rows = tx.fetch(self._sql.free_key_of, run_id=run_id, step_id=step_id, item_index=index)
@@ -159,6 +164,12 @@ class _Statements:
             .distinct()
             .where(held, is_due, steps.c.concurrency_key.is_not(None), is_free)
             .limit(bind("limit")),
+        )
+        self.holder = Statement(
+            "iaflow_key_holder",
+            sa.select(holds.c.run_id, holds.c.step_id).where(
+                holds.c.concurrency_key == bind("concurrency_key")
+            ),
         )
         free = sa.delete(holds).returning(holds.c.concurrency_key)
         of_run = holds.c.run_id == bind("run_id")

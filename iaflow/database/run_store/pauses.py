@@ -160,6 +160,17 @@ class PauseStore:
         """Return the events that a run waits for, or has waited for."""
         return [_record(row) for row in self._database.fetch(self._sql.events, run_id=run_id)]
 
+    def list_open_events(self, run_id: str, limit: int = 200) -> list[PauseRecord]:
+        """Return the events that a run and the runs below it wait for, the oldest first."""
+        rows = self._database.fetch(self._sql.open_events, run_id=run_id, limit=limit)
+        return [_record(row) for row in rows]
+
+    def count_answers(self, pause_id: str) -> int:
+        """Return how many people have answered a question that wants several."""
+        rows = self._database.fetch(self._sql.count_answers, pause_id=pause_id)
+        count: int = rows[0][0]
+        return count
+
     def mark_expired(self, *, now: datetime, run_id: str | None = None) -> list[UnsettledPause]:
         """open -> expired for all whose time is over; of one run if `run_id` is given."""
         statement = self._sql.mark_expired if run_id is None else self._sql.mark_expired_of_run
@@ -344,6 +355,13 @@ class _Statements:
         self.list_open_of_run = Statement(
             "iaflow_list_open_of_run",
             listed.where(pauses.c.run_id.in_(select_family(database))).limit(bind("limit")),
+        )
+        self.open_events = Statement(
+            "iaflow_list_open_events",
+            sa.select(*columns)
+            .where(is_open, sa.not_(is_question), pauses.c.run_id.in_(select_family(database)))
+            .order_by(pauses.c.created_at)
+            .limit(bind("limit")),
         )
         self.events = Statement(
             "iaflow_list_events",

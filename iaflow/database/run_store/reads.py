@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from iaflow.data.records import DecisionRecord, EventRecord, RunRecord, StepRecord
+from iaflow.data.records import NO_INDEX, DecisionRecord, EventRecord, RunRecord, StepRecord
 from iaflow.data.status import END_OF_RUN, RunStatus, StepEnd, StepStatus, WaitsFor
 from iaflow.database.connections import Row
 from iaflow.database.dialects import Database
@@ -126,9 +126,28 @@ class ReadStore:
         """Return the ids of unfinished runs whose `run_timeout` is over."""
         return [str(r[0]) for r in self._database.fetch(self._sql.overdue, now=now, limit=limit)]
 
-    def steps(self, run_id: str) -> list[StepRecord]:
-        """Return the steps of a run that have a row, with their payloads."""
-        return [_step(row) for row in self._database.fetch(self._sql.steps, run_id=run_id)]
+    def steps(self, run_id: str, *, items: bool = True, payloads: bool = True) -> list[StepRecord]:
+        """
+        Return the steps of a run that have a row.
+
+        Args:
+            items: those of a foreach too; they may be a hundred thousand.
+            payloads: inputs and outputs too; without them only errors are read.
+        """
+        statement = self._sql.steps[items, payloads]
+        return [_step(row) for row in self._database.fetch(statement, run_id=run_id)]
+
+    def failed_items(self, run_id: str, limit: int = 100) -> list[StepRecord]:
+        """Return items of a run that failed, in order, without inputs and outputs."""
+        rows = self._database.fetch(self._sql.failed_items, run_id=run_id, limit=limit)
+        return [_step(row) for row in rows]
+
+    def children(self, run_id: str, limit: int = 200) -> list[RunRecord]:
+        """Return the runs that steps of a run have started, the newest first."""
+        return [
+            _run(row)
+            for row in self._database.fetch(self._sql.children, run_id=run_id, limit=limit)
+        ]
 
     def decisions(self, run_id: str, target: str | None = None) -> list[DecisionRecord]:
         """Return a run's decisions in the order they were made; into one step if given."""
@@ -203,6 +222,8 @@ def _step(row: Row) -> StepRecord:
         error=json.loads(row[14]) if row[14] is not None else None,
         waits_for=WaitsFor(row[15]) if row[15] else None,
         items=read_item_counts(row[16]),
+        concurrency_key=row[17],
+        is_held=row[3] == StepStatus.READY and row[18] is None,
     )
 
 
@@ -218,6 +239,42 @@ def _decision(row: Row) -> DecisionRecord:
         decided_at=_instant(row[7]),
         superseded=row[8] > 0,
     )
+
+
+def _select_steps(database: Database, *, payloads: bool) -> sa.Select[Any]:
+    """Return the select of steps, in the order that `_step` reads; errors are always there."""
+    steps, kept = database.tables.steps, database.tables.step_payloads
+    text = sa.Text()
+    inputs, output = (
+        (sa.cast(column, text) if payloads else sa.null())
+        for column in (kept.c.inputs, kept.c.output)
+    )
+    this = sa.and_(
+        kept.c.run_id == steps.c.run_id,
+        kept.c.step_id == steps.c.step_id,
+        kept.c.item_index == steps.c.item_index,
+    )
+    return sa.select(
+        steps.c.run_id,
+        steps.c.step_id,
+        steps.c.item_index,
+        steps.c.status,
+        steps.c.end,
+        steps.c.attempt,
+        steps.c.worker_losses,
+        steps.c.worker,
+        steps.c.handled,
+        steps.c.due_at,
+        steps.c.started_at,
+        steps.c.finished_at,
+        inputs,
+        output,
+        sa.cast(kept.c.error, text),
+        steps.c.waits_for,
+        sa.cast(steps.c["items"], text),
+        steps.c.concurrency_key,
+        steps.c.published_at,
+    ).select_from(steps.outerjoin(kept, this))
 
 
 class _Statements:
@@ -312,39 +369,31 @@ class _Statements:
             .order_by(runs.c.deadline_at)
             .limit(bind("limit")),
         )
-        steps, step_payloads = t.steps, t.step_payloads
-        self.steps = Statement(
-            "iaflow_steps",
-            sa.select(
-                steps.c.run_id,
-                steps.c.step_id,
-                steps.c.item_index,
-                steps.c.status,
-                steps.c.end,
-                steps.c.attempt,
-                steps.c.worker_losses,
-                steps.c.worker,
-                steps.c.handled,
-                steps.c.due_at,
-                steps.c.started_at,
-                steps.c.finished_at,
-                sa.cast(step_payloads.c.inputs, text),
-                sa.cast(step_payloads.c.output, text),
-                sa.cast(step_payloads.c.error, text),
-                steps.c.waits_for,
-                sa.cast(steps.c["items"], text),
+        self.children = Statement(
+            "iaflow_children",
+            self._run.where(runs.c.parent_run_id == bind("run_id"))
+            .order_by(runs.c.run_id.desc())
+            .limit(bind("limit")),
+        )
+        of_run = t.steps.c.run_id == bind("run_id")
+        is_item = t.steps.c.item_index > NO_INDEX
+        self.steps = {
+            (items, payloads): Statement(
+                f"iaflow_steps_{items:d}{payloads:d}",
+                _select_steps(database, payloads=payloads).where(
+                    of_run, *([] if items else [t.steps.c.item_index == NO_INDEX])
+                ),
             )
-            .select_from(
-                steps.outerjoin(
-                    step_payloads,
-                    sa.and_(
-                        step_payloads.c.run_id == steps.c.run_id,
-                        step_payloads.c.step_id == steps.c.step_id,
-                        step_payloads.c.item_index == steps.c.item_index,
-                    ),
-                )
-            )
-            .where(steps.c.run_id == bind("run_id")),
+            for items in (False, True)
+            for payloads in (False, True)
+        }
+        failed = t.steps.c.status == literal_word(StepStatus.FAILED)
+        self.failed_items = Statement(
+            "iaflow_failed_items",
+            _select_steps(database, payloads=False)
+            .where(of_run, is_item, failed)
+            .order_by(t.steps.c.step_id, t.steps.c.item_index)
+            .limit(bind("limit")),
         )
         decisions = t.decisions
         listed = (

@@ -300,9 +300,11 @@ class _Statements:
 
 
 def _copy(table: sa.Table, name: str) -> Statement:
-    """Return the statement that copies the rows of a run to another; of decisions, those in force."""
+    """Return the statement that copies a run's rows to another; of decisions, those in force."""
     columns = [column for column in table.columns if column.name != "run_id"]
-    chosen = sa.select(sa.cast(sa.bindparam("run_id"), table.c.run_id.type), *columns).where(
+    # In the new run all of it has happened by its first event: numbers of the old one are none.
+    values = [sa.literal_column("1") if c.name in {"seq", "ready_seq"} else c for c in columns]
+    chosen = sa.select(sa.cast(sa.bindparam("run_id"), table.c.run_id.type), *values).where(
         table.c.run_id == sa.bindparam("source")
     )
     if "superseded" in table.c:

@@ -11,10 +11,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from iaflow.data.status import END_OF_RUN, RunStatus, StepStatus, WaitsFor
+from iaflow.data.status import END_OF_RUN, PauseStatus, RunStatus, StepStatus, WaitsFor
 from iaflow.database.connections import Connection, Row
 from iaflow.database.dialects import Database
-from iaflow.database.statements import POSTGRES, Statement, literal_word
+from iaflow.database.statements import POSTGRES, Statement, literal_word, read_instant
 
 __all__ = ["WaitStore", "WaitingStep", "select_family"]
 
@@ -44,6 +44,18 @@ class WaitStore:
         return [
             _step(row) for row in self._database.fetch(statement, now=now, limit=limit, **given)
         ]
+
+    def next_limit(self, run_id: str | None = None) -> datetime | None:
+        """
+        Return when the next `run_timeout` or expiry of a question is, of all runs or of one.
+
+        None if there is none.
+        """
+        statement = self._sql.next_limit if run_id is None else self._sql.next_limit_of_run
+        given: dict[str, Any] = {} if run_id is None else {"run_id": run_id}
+        rows = self._database.fetch(statement, **given)
+        limits = [read_instant(value) for value in rows[0]]
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def find_unfollowed(self, *, limit: int = 100) -> list[str]:
         """Return child runs whose end, or waiting, the step above does not know yet."""
@@ -123,6 +135,24 @@ class _Statements:
         self.due_of_run = Statement(
             "iaflow_due_of_run", due.where(steps.c.run_id == bind("run_id"))
         )
+        pauses = t.pauses
+        is_open = pauses.c.status == literal_word(PauseStatus.OPEN)
+        not_ended = runs.c.status.in_(
+            [literal_word(status) for status in RunStatus if status not in END_OF_RUN]
+        )
+        deadline = sa.select(sa.func.min(runs.c.deadline_at)).where(not_ended)
+        expiry = sa.select(sa.func.min(pauses.c.expires_at)).where(is_open)
+        self.next_limit = Statement(
+            "iaflow_next_limit",
+            sa.select(deadline.scalar_subquery(), expiry.scalar_subquery()),
+        )
+        self.next_limit_of_run = Statement(
+            "iaflow_next_limit_of_run",
+            sa.select(
+                deadline.where(runs.c.run_id == bind("run_id")).scalar_subquery(),
+                expiry.where(pauses.c.run_id == bind("run_id")).scalar_subquery(),
+            ),
+        )
         above = sa.and_(
             steps.c.run_id == runs.c.parent_run_id,
             steps.c.step_id == runs.c.parent_step_id,
@@ -149,14 +179,11 @@ class _Statements:
             )
             .limit(bind("limit")),
         )
-        unfinished = runs.c.status.in_(
-            [literal_word(status) for status in RunStatus if status not in END_OF_RUN]
-        )
         orphans = (
             sa.select(runs.c.run_id)
             .select_from(runs.join(steps, above))
             .where(
-                unfinished, runs.c.parent_attempt.is_not(None), sa.not_(sa.and_(waiting, is_latest))
+                not_ended, runs.c.parent_attempt.is_not(None), sa.not_(sa.and_(waiting, is_latest))
             )
             .limit(bind("limit"))
         )

@@ -297,7 +297,7 @@ class _Drive:
             self._take(swept.tasks)
             for duty in swept.duties:
                 self._note(await self._executor.conclude(duty.verb))
-        due = [self._engine.claims.next_due(run_id) for run_id in self._family]
+        due = [self._engine.next_due(run_id) for run_id in self._family]
         self._due_at = min((instant for instant in due if instant is not None), default=None)
         for run_id in self._family:
             for task in (*self._engine.claims.ready_of_run(run_id), *self._queue):
