@@ -163,11 +163,29 @@ class Client:
         """Return the run at the top of a run's family: itself, if no step runs it."""
         return self._engine.root_of(run_id)
 
-    def steps(self, run_id: str) -> list[StepRecord]:
-        """Return the steps of a run, in document order; those without a row are left out."""
+    def steps(self, run_id: str, *, items: bool = True, payloads: bool = True) -> list[StepRecord]:
+        """
+        Return the steps of a run, in document order; those without a row are left out.
+
+        Args:
+            items: those of a foreach too, each behind its step.
+            payloads: inputs and outputs too; without them a run of many items is read quickly.
+        """
         order = {step: place for place, step in enumerate(self.graph_of(run_id).nodes)}
-        found = self._engine.reads.steps(run_id)
+        found = self._engine.reads.steps(run_id, items=items, payloads=payloads)
         return sorted(found, key=lambda step: (order.get(step.step_id, len(order)), step.index))
+
+    def failed_items(self, run_id: str, step_id: str, limit: int = 10) -> list[StepRecord]:
+        """Return the first items of a step that failed, without inputs and outputs."""
+        return self._engine.reads.failed_items(run_id, step_id, limit)
+
+    def children(self, run_id: str, limit: int = 200) -> list[RunRecord]:
+        """Return the runs that steps of a run have started, the newest first."""
+        return self._engine.reads.children(run_id, limit)
+
+    def holder_of(self, key: str) -> tuple[str, str] | None:
+        """Return the (run id, step id) that holds a concurrency key; None if nobody does."""
+        return self._engine.holds.read_holder(key)
 
     def decisions(self, run_id: str, step_id: str | None = None) -> list[DecisionRecord]:
         """Return a run's decisions in the order they were made; into one step if given."""
@@ -249,8 +267,12 @@ class Client:
         """Return a question; raises NotFound."""
         return self._engine.read_pause(pause_id)
 
+    def answers_to(self, pause_id: str) -> int:
+        """Return how many people have answered a question that wants several."""
+        return self._engine.pauses.count_answers(pause_id)
+
     def waiting_payload(self, run_id: str) -> dict[str, Any]:
-        """Return what a caller needs to ask the people that a run waits for."""
+        """Return what a run waits for: its questions to people, and its events."""
         return waiting_payload(self._engine, run_id)
 
     def answer(
@@ -307,7 +329,9 @@ class Client:
         Raises:
             NotFound, AnswerRefused, Conflict: see `Engine.signal`.
         """
-        events = self._engine.signal(run_id, name, dict(payload or {}), sent_by=sent_by, key=key)
+        events = self._engine.signal(
+            run_id, name, {} if payload is None else payload, sent_by=sent_by, key=key
+        )
         self._go_on(events)
         return events
 

@@ -19,8 +19,10 @@ from iaflow.cli.exits import MEANINGS, ExitCode, code_of_error
 from iaflow.cli.going_on import rerun, retry, signal
 from iaflow.cli.operating import db, doctor, worker
 from iaflow.cli.people import answer, inbox
-from iaflow.cli.reading import runs, show, why
+from iaflow.cli.reading import runs, why
 from iaflow.cli.running import cancel, resume, run, start
+from iaflow.cli.showing import show
+from iaflow.cli.simulating import simulate
 from iaflow.cli.terminal import errors, line, write_error
 from iaflow.errors import AnswerRefused, DefinitionRefused, IaflowError, InputRefused, Problem
 
@@ -60,7 +62,10 @@ click.rich_click.COMMAND_GROUPS = {
         {"name": "Run", "commands": ["run", "start", "resume", "retry", "rerun", "cancel"]},
         {"name": "Look", "commands": ["runs", "show", "why", "graph"]},
         {"name": "People", "commands": ["inbox", "answer", "signal"]},
-        {"name": "Definitions", "commands": ["validate", "schema", "import", "pipelines"]},
+        {
+            "name": "Definitions",
+            "commands": ["validate", "simulate", "schema", "import", "pipelines"],
+        },
         {"name": "Operate", "commands": ["worker", "db", "doctor"]},
     ]
 }
@@ -80,6 +85,7 @@ def root(debug: bool) -> None:
 for _command in (
     run,
     validate,
+    simulate,
     graph,
     schema,
     import_,

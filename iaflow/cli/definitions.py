@@ -268,7 +268,8 @@ def _draw_run(what: str, form: str, db: str | None) -> str:
         raise NotFound(f"there is no file {what!r}, and it is no run's id")
     with open_app(db) as app:
         run_id = app.client.find(what)
-        states = {step.step_id: str(step.status) for step in reversed(app.client.steps(run_id))}
+        steps = app.client.steps(run_id, items=False, payloads=False)
+        states = {step.step_id: str(step.status) for step in steps}
         decisions = {
             decision.transition: decision.taken
             for decision in app.client.decisions(run_id)

@@ -69,7 +69,7 @@ def drive(
     Raises:
         Interrupted: by Ctrl-C; steps that were at work go back and burn no attempt.
     """
-    watch = open_watch(app.client.graph_of(run_id).nodes, as_json=as_json)
+    watch = open_watch(app.client.graph_of(run_id).nodes, as_json=as_json, run_id=run_id)
     try:
         with guard_stdout(as_json), watch:
             run_async(_drive(app, run_id, tasks, folders, watch.observe))
@@ -89,7 +89,7 @@ def wait_and_finish(
         past: a question that was just answered: while its step still waits for the worker that
             was told, the run does not count as waiting.
     """
-    watch = open_watch(app.client.graph_of(run_id).nodes, as_json=as_json)
+    watch = open_watch(app.client.graph_of(run_id).nodes, as_json=as_json, run_id=run_id)
     try:
         with watch:
             _poll(app, run_id, watch.observe_records, past)
@@ -135,7 +135,7 @@ def _poll(
     wait = FIRST_POLL_SECONDS
     while True:
         status = app.client.run(run_id).status
-        steps = app.client.steps(run_id)
+        steps = app.client.steps(run_id, items=False, payloads=False)
         observe(steps)
         waiting = {step.step_id for step in steps if step.status is StepStatus.WAITING}
         if status in END_OF_RUN or (status is RunStatus.WAITING and answered not in waiting):

@@ -17,11 +17,14 @@ from iaflow.pipeline.fields import Option, find_option
 from iaflow.pipeline.strict_json import MAX_BYTES_CEILING, JsonRefused, read_json
 
 __all__ = [
+    "FALSE_WORDS",
+    "TRUE_WORDS",
     "db_option",
     "input_option",
     "json_option",
     "read_answer",
     "read_inputs",
+    "read_object",
     "read_value",
     "split_pair",
 ]
@@ -157,6 +160,16 @@ def _read_choice(spec: Mapping[str, Any], text: str) -> Any:
     return text if found is None else found.value
 
 
+def read_object(name: str, what: str) -> dict[str, Any]:
+    """
+    Return the object in a file.
+
+    Raises:
+        click.UsageError: it cannot be read, or holds something else; `what` says what it should.
+    """
+    return _read_object(_read_file(Path(name)), name, what)
+
+
 def _read_file(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
@@ -165,11 +178,13 @@ def _read_file(path: Path) -> bytes:
         raise click.UsageError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def _read_object(text: bytes, source: str) -> dict[str, Any]:
+def _read_object(
+    text: bytes, source: str, what: str = "a run's input is an object of parameters"
+) -> dict[str, Any]:
     try:
         value = read_json(text, max_bytes=MAX_BYTES_CEILING)
     except JsonRefused as error:
         raise click.UsageError(f"{source}: {error}") from None
     if not isinstance(value, dict):
-        raise click.UsageError(f"{source}: a run's input is an object of parameters")
+        raise click.UsageError(f"{source}: {what}")
     return value

@@ -17,6 +17,7 @@ from iaflow.cli.exits import ExitCode
 from iaflow.cli.inputs import db_option, json_option, read_answer
 from iaflow.cli.opening import folders_of, open_app, read_user
 from iaflow.cli.results import answer_command, quote_db, show_question
+from iaflow.cli.showing import describe_people
 from iaflow.cli.terminal import (
     errors,
     format_age,
@@ -34,7 +35,7 @@ from iaflow.errors import Conflict
 
 if TYPE_CHECKING:
     from iaflow.bootstrap import Application
-    from iaflow.data.records import PauseRecord
+    from iaflow.data.records import PauseRecord, RunRecord
 
 __all__ = ["answer", "inbox"]
 
@@ -47,8 +48,10 @@ def inbox(run_id: str | None, db: str | None, as_json: bool) -> int:
     """List the questions that wait for people, the oldest first."""
     with open_app(db) as app:
         pauses = app.client.inbox(app.client.find(run_id) if run_id else None)
+        answers = {p.pause_id: app.client.answers_to(p.pause_id) for p in pauses if p.quorum > 1}
+        tops = {p.run_id: app.client.run(app.client.root_of(p.run_id)) for p in pauses}
     if as_json:
-        write_json([_describe_pause(pause) for pause in pauses])
+        write_json([_describe_open(p, answers.get(p.pause_id, 0), tops[p.run_id]) for p in pauses])
     elif not pauses:
         errors().print(line("no question is open"))
     else:
@@ -57,17 +60,35 @@ def inbox(run_id: str | None, db: str | None, as_json: bool) -> int:
             [
                 pause.pause_id,
                 str(pause.ui_schema.get("title") or pause.step_id),
-                f"{pause.slug} / {pause.step_id}",
+                _name_place(pause, tops[pause.run_id]),
+                describe_people(pause, answers.get(pause.pause_id, 0)),
                 format_age(pause.created_at, now),
                 format_age(pause.expires_at, now) if pause.expires_at else "",
             ]
             for pause in pauses
         ]
-        for row in table(["question", "title", "pipeline / step", "asked", "expires"], rows):
+        headings = ["question", "title", "pipeline / step", "for", "asked", "expires"]
+        for row in table(headings, rows):
             results().print(row, soft_wrap=True)
         advice = answer_command(_describe_pause(pauses[0]), db=db)
         errors().print(hint(f"answer the first:  {advice}"), soft_wrap=True)
     return ExitCode.DONE
+
+
+def _name_place(pause: PauseRecord, top: RunRecord) -> str:
+    """Return the pipeline at the top of the family, the one that asks, and the step."""
+    above = [top.slug] if top.run_id != pause.run_id else []
+    return " / ".join([*above, pause.slug, pause.step_id])
+
+
+def _describe_open(pause: PauseRecord, answers: int, top: RunRecord) -> Mapping[str, Any]:
+    return {
+        **_describe_pause(pause),
+        "assignees": dict(pause.assignees),
+        "quorum": pause.quorum,
+        "answers": answers,
+        "top": {"run_id": top.run_id, "slug": top.slug},
+    }
 
 
 @click.command()

@@ -9,11 +9,13 @@ from __future__ import annotations
 import gzip
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from iaflow.errors import IaflowError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from iaflow.pipeline.graph import Graph
     from iaflow.settings import Settings
 
@@ -46,9 +48,14 @@ def read_text(path: Path, *, max_bytes: int) -> bytes:
         raise Unreadable(f"cannot read {path}: {error}") from None
 
 
-def read_definition(path: Path, settings: Settings) -> Graph:
+def read_definition(
+    path: Path, settings: Settings, *, folders: Sequence[Path] | None = None
+) -> Graph:
     """
     Return the compiled definition in a file.
+
+    Args:
+        folders: the run's, whose step modules are compared with it; None: nothing is imported.
 
     Raises:
         Unreadable: the file cannot be read.
@@ -56,9 +63,14 @@ def read_definition(path: Path, settings: Settings) -> Graph:
     """
     from iaflow.pipeline.check import compile_definition
 
-    return compile_definition(
-        read_text(path, max_bytes=settings.max_definition_bytes),
-        source=str(path),
-        queues=settings.queues,
-        max_bytes=settings.max_definition_bytes,
-    )
+    text = read_text(path, max_bytes=settings.max_definition_bytes)
+    given: dict[str, Any] = {
+        "source": str(path),
+        "queues": settings.queues,
+        "max_bytes": settings.max_definition_bytes,
+    }
+    if folders is not None:
+        from iaflow.pipeline.loader import StepLoader
+
+        given["shape_of"] = StepLoader(settings.step_modules, folders).shape_of
+    return compile_definition(text, **given)

@@ -25,6 +25,7 @@ from iaflow.cli.terminal import (
     write_json,
     write_value,
 )
+from iaflow.data.records import NO_INDEX
 from iaflow.data.status import RunStatus, StepStatus
 
 if TYPE_CHECKING:
@@ -37,10 +38,14 @@ __all__ = [
     "answer_command",
     "describe_run",
     "error_of",
+    "find_failed",
     "finish",
+    "form_lines",
     "quote_db",
+    "show_event",
     "show_failure",
     "show_question",
+    "show_waiting",
 ]
 
 FRAMES_SHOWN: Final = 12
@@ -70,7 +75,8 @@ def describe_run(app: Application, run: RunRecord) -> dict[str, Any]:
         "outputs": run.outputs,
     }
     if run.status is RunStatus.WAITING:
-        described["pauses"] = app.client.waiting_payload(run.run_id)["pauses"]
+        payload = app.client.waiting_payload(run.run_id)
+        described |= {"pauses": payload["pauses"], "events": payload["events"]}
     if (error := error_of(run)) is not None:
         described["error"] = error
     return described
@@ -95,23 +101,30 @@ def finish(
     if as_json:
         write_json(describe_run(app, run))
         return code_of_status(run.status)
-    steps = app.client.steps(run_id)
+    steps = app.client.steps(run_id, items=False, payloads=False)
     errors().print(_summary(run, steps, seconds), soft_wrap=True)
     match run.status:
         case RunStatus.SUCCEEDED:
             write_value(run.outputs)
         case RunStatus.WAITING:
-            for pause in app.client.waiting_payload(run_id)["pauses"]:
-                show_question(pause, db=db)
+            show_waiting(app, run_id, db=db)
         case RunStatus.FAILED | RunStatus.CANCELLED:
-            show_failure(run, steps, db=db)
+            show_failure(run, find_failed(app, run, steps), db=db)
         case RunStatus.PENDING | RunStatus.RUNNING:
             errors().print(hint(f"look again with:  iaflow show {run_id}{quote_db(db)}"))
     return code_of_status(run.status)
 
 
+def find_failed(app: Application, run: RunRecord, steps: Sequence[StepRecord]) -> StepRecord | None:
+    """Return the row of what failed a run: of a foreach, its first item that did."""
+    failed = next((s for s in steps if s.step_id == run.error_step_id and s.error), None)
+    if failed is not None and failed.items is not None:
+        return next(iter(app.client.failed_items(run.run_id, failed.step_id, limit=1)), failed)
+    return failed
+
+
 def show_failure(
-    run: RunRecord, steps: Sequence[StepRecord], *, db: str | None, advise: bool = True
+    run: RunRecord, failed: StepRecord | None, *, db: str | None, advise: bool = True
 ) -> None:
     """Say on stderr what ended a run, with the end of the step's traceback, and where to look."""
     console = errors()
@@ -121,7 +134,9 @@ def show_failure(
     where = f"step {error['step_id']}: " if error["step_id"] else ""
     text = f"{where}{error['code']}: {error['message'] or 'no message'}"
     console.print(line(("  ", ""), (text, "red")), soft_wrap=True)
-    failed = next((s for s in steps if s.step_id == run.error_step_id and s.error), None)
+    if failed is not None and failed.index != NO_INDEX and failed.error:
+        fault = f"item {failed.index}: {failed.error.get('code')}: {failed.error.get('message')}"
+        console.print(line("  ", (fault, "red")), soft_wrap=True)
     trace = str((failed.error or {}).get("trace", "")) if failed is not None else ""
     for row in _own_frames(trace):
         console.print(line(("  │ ", "red"), (row, "dim")), soft_wrap=True)
@@ -130,28 +145,75 @@ def show_failure(
         console.print(hint(advice), soft_wrap=True)
 
 
-def show_question(pause: Mapping[str, Any], *, db: str | None, advise: bool = True) -> None:
-    """Show a question to a person: what it is about, the form, and the command that answers."""
+def show_question(
+    pause: Mapping[str, Any], *, db: str | None, advise: bool = True, of: str | None = None
+) -> None:
+    """
+    Show a question to a person: what it is about, the form, and the command that answers.
+
+    Args:
+        of: the run that the reader looks at; a question of another one says of which it is.
+    """
     console = results()
-    form = pause["ui_schema"]
-    title = str(form.get("title") or pause["step_id"])
     console.print()
-    console.print(line(("? ", "magenta"), (title, "bold"), (f"  {pause['step_id']}", "dim")))
-    if form.get("description"):
-        console.print(line("  ", plain(str(form["description"]))), soft_wrap=True)
-    for name, value in (pause.get("shown") or {}).items():
-        text = value if isinstance(value, str) else format_value(value)
-        first, *more = text.splitlines() or [""]
-        console.print(line("  ", (f"{name}: ", "dim"), first), soft_wrap=True)
-        for row in more:
-            console.print(line(" " * (len(name) + 4), row), soft_wrap=True)
-    for field in form.get("fields", ()):
-        console.print(_field_line(field), soft_wrap=True)
-    if pause.get("expires_at"):
-        console.print(line(("  expires at ", "dim"), str(pause["expires_at"])), soft_wrap=True)
+    for row in form_lines(pause["step_id"], pause["ui_schema"], pause.get("shown") or {}):
+        console.print(row, soft_wrap=True)
+    _show_place(pause, of)
     if advise:
         console.print(hint("answer with:"))
         console.print(line("    ", (answer_command(pause, db=db), "bold")), soft_wrap=True)
+
+
+def show_event(event: Mapping[str, Any], *, db: str | None, of: str | None = None) -> None:
+    """Show which signal a run waits for, and the command that sends it; see `show_question`."""
+    console = results()
+    console.print()
+    console.print(
+        line(
+            ("? ", "magenta"),
+            "signal ",
+            (str(event["name"]), "bold"),
+            (f"  {event['step_id']}", "dim"),
+        )
+    )
+    _show_place(event, of)
+    console.print(hint("send it with:"))
+    words = ["iaflow", "signal", str(event["run_id"]), str(event["name"])]
+    command = f"{shlex.join(words)} --input …{quote_db(db)}"
+    console.print(line("    ", (command, "bold")), soft_wrap=True)
+
+
+def show_waiting(app: Application, run_id: str, *, db: str | None) -> None:
+    """Show all that a run and the runs below it wait for."""
+    payload = app.client.waiting_payload(run_id)
+    for pause in payload["pauses"]:
+        show_question(pause, db=db, of=run_id)
+    for event in payload["events"]:
+        show_event(event, db=db, of=run_id)
+
+
+def form_lines(step_id: str, form: Mapping[str, Any], shown: Any) -> list[Text]:
+    """Return a question as lines: its title, what is shown with it, its fields."""
+    title = str(form.get("title") or step_id)
+    lines = [line(("? ", "magenta"), (title, "bold"), (f"  {step_id}", "dim"))]
+    if form.get("description"):
+        lines.append(line("  ", plain(str(form["description"]))))
+    for name, value in (shown if isinstance(shown, Mapping) else {"value": shown}).items():
+        text = value if isinstance(value, str) else format_value(value)
+        first, *more = text.splitlines() or [""]
+        lines.append(line("  ", (f"{name}: ", "dim"), first))
+        lines += [line(" " * (len(name) + 4), row) for row in more]
+    lines += [_field_line(field) for field in form.get("fields", ())]
+    return lines
+
+
+def _show_place(waited: Mapping[str, Any], of: str | None) -> None:
+    """Show of which run a question or event is, and when it expires."""
+    console = results()
+    if of is not None and waited["run_id"] != of:
+        console.print(line(("  of run ", "dim"), str(waited["run_id"])), soft_wrap=True)
+    if waited.get("expires_at"):
+        console.print(line(("  expires at ", "dim"), str(waited["expires_at"])), soft_wrap=True)
 
 
 def answer_command(pause: Mapping[str, Any], *, db: str | None) -> str:
@@ -177,6 +239,7 @@ def _summary(run: RunRecord, steps: Sequence[StepRecord], seconds: float | None)
     counts: dict[str, int] = {}
     for step in steps:
         counts[str(step.status)] = counts.get(str(step.status), 0) + 1
+    items = [step.items for step in steps if step.items is not None]
     order = [str(status) for status in StepStatus]
     told = ", ".join(
         f"{n} {word}" for word, n in sorted(counts.items(), key=lambda c: order.index(c[0]))
@@ -185,6 +248,10 @@ def _summary(run: RunRecord, steps: Sequence[StepRecord], seconds: float | None)
     named = f" ({', '.join(skipped)})" if 0 < len(skipped) <= 3 else ""
     if named:
         told = told.replace(" skipped", f" skipped{named}")
+    if items:
+        done, failed = sum(one.succeeded for one in items), sum(one.failed for one in items)
+        told += f"; items: {done} of {sum(one.total for one in items)} succeeded"
+        told += f", {failed} failed" if failed else ""
     return line(status_text(str(run.status)), f"{took}  ", (f"steps: {told or 'none'}", "dim"))
 
 

@@ -46,7 +46,9 @@ def run(file: Path, inputs: tuple[str, ...], key: str | None, db: str | None, as
     """
     given = read_inputs(inputs)
     with open_app(db, here=True) as app:
-        graph = read_definition(file, app.settings)
+        is_own = app.database.dialect == "sqlite"
+        folders = [file.parent, Path.cwd()] if is_own else []
+        graph = read_definition(file, app.settings, folders=folders)
         app.client.save(graph)
         started = app.client.start_graph(
             graph,
@@ -191,7 +193,7 @@ def _show_found(app: Application, record: RunRecord) -> None:
         line(status, ("  run ", "dim"), record.run_id, f"  {record.slug}"), soft_wrap=True
     )
     lease = format_seconds(app.settings.lease_seconds)
-    for step in app.client.steps(record.run_id):
+    for step in app.client.steps(record.run_id, items=False, payloads=False):
         if step.status is StepStatus.RUNNING:
             console.print(
                 hint(

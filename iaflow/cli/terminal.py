@@ -13,8 +13,18 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO
+
+from iaflow.phrasing import (
+    STEERING,
+    as_clause,
+    format_age,
+    format_bytes,
+    format_instant,
+    format_seconds,
+    format_value,
+    plain,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,6 +76,7 @@ LOOKS: Final[Mapping[str, Look]] = {
     "taken": Look("✓", "green"),
     "refused": Look("✗", "red"),
     "undecided": Look("·", "dim"),
+    "ended": Look("!", "yellow"),
     "ok": Look("✓", "green"),
     "warn": Look("!", "yellow"),
     "fail": Look("✗", "red"),
@@ -75,13 +86,8 @@ LOOKS: Final[Mapping[str, Look]] = {
 WIDE: Final = 10_000
 """Columns where nobody looks on: what a program reads is never cut or wrapped."""
 
-# Escape sequences, and the marks that turn the direction of the text after them: what a
-# definition, a step or a person wrote must not steer the reader's terminal.
-_STEERING: Final = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
-# The same in JSON, where they can be escaped; and what some readers take for the end of a line.
-_BREAKING: Final = re.compile(_STEERING.pattern[:-1] + "\u2028\u2029]")
+# In JSON what steers a terminal is escaped; and what some readers take for the end of a line.
+_BREAKING: Final = re.compile(STEERING.pattern[:-1] + "\u2028\u2029]")
 _UNKNOWN: Final = Look("·", "")
 
 
@@ -191,11 +197,6 @@ def _write_out(text: str) -> None:
 # --- pieces of text
 
 
-def plain(text: str) -> str:
-    """Return `text` without what could steer a terminal; line breaks and tabs stay."""
-    return _STEERING.sub("\ufffd", text)
-
-
 def line(*parts: str | tuple[str, str] | Text) -> Text:
     """Return one text from plain and styled parts, cleaned of what could steer a terminal."""
     from rich.text import Text
@@ -239,49 +240,3 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> list
         one.rstrip()
         lines.append(one)
     return lines
-
-
-def format_seconds(seconds: float) -> str:
-    """Return a duration as people say it: `0.04 s`, `12.3 s`, `4 min 05 s`, `2 h 03 min`."""
-    if seconds < 10:
-        return f"{seconds:.2f} s"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes:02d} min"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h"
-
-
-def format_age(instant: datetime, now: datetime) -> str:
-    """Return how long ago, or how far ahead, an instant is."""
-    seconds = (now - instant).total_seconds()
-    if abs(seconds) < 1:
-        return "now"
-    words = format_seconds(abs(seconds)) if abs(seconds) >= 60 else f"{abs(seconds):.0f} s"
-    return f"{words} ago" if seconds > 0 else f"in {words}"
-
-
-def format_instant(instant: datetime | None) -> str | None:
-    """Return an instant for programs: ISO 8601 in UTC."""
-    return None if instant is None else instant.astimezone(UTC).isoformat()
-
-
-def format_bytes(count: int) -> str:
-    """Return a size, as in `12,345 bytes`."""
-    return f"{count:,} bytes"
-
-
-def format_value(value: Any, *, longest: int = 120) -> str:
-    """Return a JSON value on one line, cut where it becomes unreadable."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return plain(text if len(text) <= longest else f"{text[: longest - 1]}…")
-
-
-def as_clause(message: str) -> str:
-    """Return a message as part of a sentence: one line, without its full stop."""
-    return " ".join(message.split()).rstrip(".")

@@ -7,14 +7,16 @@ the executor (observations) or by who polls (records).
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from iaflow.cli.terminal import as_clause, errors, format_seconds, line, status_text
-from iaflow.data.records import NO_INDEX, StepRecord
+from iaflow.data.records import NO_INDEX, ItemCounts, StepRecord
 from iaflow.data.status import END_OF_STEP, StepStatus
+from iaflow.explaining import describe_items
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -31,6 +33,8 @@ BAR_CELLS: Final = 20
 LONGEST_ID: Final = 40
 LONGEST_MESSAGE: Final = 100
 """Letters of a message in a step's line; the end of the run, and `show`, say it in full."""
+FAILURES_SHOWN: Final = 10
+"""Failed items of a step that have a line each."""
 ROWS_SHOWN: Final = 12
 """Working steps shown at once; beyond them only their number."""
 
@@ -70,21 +74,46 @@ def step_line(seen: Seen, width: int) -> Text:
     return text
 
 
+@dataclass(slots=True)
+class _Tally:
+    """How far the items of a foreach are, as an executor tells one by one."""
+
+    total: int
+    began: float
+    ended: Counter[str] = field(default_factory=Counter)
+    told: bool = False
+
+    def __str__(self) -> str:
+        parts = [f"{self.ended[word]} {word}" for word in _ENDS if self.ended[word]]
+        return ", ".join(
+            [f"{self.total} items: {parts[0]}", *parts[1:]] if parts else [f"{self.total} items"]
+        )
+
+
 class Watch:
     """
     Shows a run on stderr: lines that stay, and on a terminal below them what works now.
 
+    The items of a foreach are one line that counts; of those that fail, some have their own. Of
+    the runs below it, only what fails or waits has a line.
+
     Args:
         step_ids: the ids of the definition, for the width of their column.
         quiet: show nothing at all.
+        run_id: the run that is looked at; None: whatever is told.
     """
 
-    def __init__(self, step_ids: Iterable[str], *, quiet: bool = False) -> None:
+    def __init__(
+        self, step_ids: Iterable[str], *, quiet: bool = False, run_id: str | None = None
+    ) -> None:
         ids = list(step_ids)
         self._width = min(max(map(len, ids), default=0), LONGEST_ID)
         self._quiet = quiet
         self._console = errors()
-        self._working: dict[tuple[str, int], Seen] = {}
+        self._run_id = run_id
+        self._working: dict[tuple[str, str, int], Seen] = {}
+        self._tallies: dict[tuple[str, str], _Tally] = {}
+        self._failed_items: Counter[str] = Counter()
         self._told: dict[tuple[str, int], tuple[str, int]] = {}
         self._ended = 0
         self._began = self._console.get_time()
@@ -102,6 +131,8 @@ class Watch:
         trace: TracebackType | None,
     ) -> None:
         self._working.clear()
+        for (_, step_id), tally in self._tallies.items():
+            self._tell_items(step_id, tally)
         if self._live is not None:
             self._live.stop()
 
@@ -112,7 +143,8 @@ class Watch:
 
     def observe(self, happening: Observation) -> None:
         """Take in what an executor tells."""
-        key = (happening.step_id, happening.index)
+        key = (happening.run_id, happening.step_id, happening.index)
+        is_below = self._run_id is not None and happening.run_id != self._run_id
         seen = Seen(
             happening.step_id,
             happening.index,
@@ -126,29 +158,69 @@ class Watch:
             before = self._working.get(key)
             began = before.began if before else self._console.get_time()
             self._working[key] = replace(seen, began=began)
-        else:
-            self._working.pop(key, None)
+            return
+        self._working.pop(key, None)
+        tally = self._tallies.get(key[:2])
+        if happening.kind == "fanned":
+            self._tallies[key[:2]] = _Tally(happening.items or 0, self._console.get_time())
+        elif happening.index != NO_INDEX and tally is not None:
+            self._count(tally, seen)
+        elif not is_below or happening.status in _WORTH_KNOWING:
             self._settle(seen)
+
+    def _count(self, tally: _Tally, seen: Seen) -> None:
+        """Count an item that ended; of those that failed, the first ones have a line each."""
+        if seen.status not in END_OF_STEP:
+            return
+        tally.ended[seen.status] += 1
+        if seen.status == StepStatus.FAILED:
+            self._failed_items[seen.step_id] += 1
+            if self._failed_items[seen.step_id] <= FAILURES_SHOWN:
+                self._print(seen)
+        if tally.ended.total() == tally.total:
+            self._tell_items(seen.step_id, tally)
+
+    def _tell_items(self, step_id: str, tally: _Tally) -> None:
+        if tally.told:
+            return
+        tally.told = True
+        over = tally.ended.total() == tally.total
+        status = str(StepStatus.SUCCEEDED if over else StepStatus.RUNNING)
+        if tally.ended[StepStatus.FAILED]:
+            # Whether so many may fail is the step's affair, which the end of the run tells.
+            status = "ended"
+        seconds = self._console.get_time() - tally.began
+        self._print(Seen(step_id, NO_INDEX, status, 1, seconds, str(tally)))
+        self._ended += over
 
     def observe_records(self, records: Iterable[StepRecord]) -> None:
         """Take in the rows of a run that works elsewhere; what was shown is not shown again."""
         for record in records:
-            key = (record.step_id, record.index)
+            key = (record.run_id, record.step_id, record.index)
             attempt = record.attempt - record.worker_losses
-            state = (str(record.status), attempt)
-            if self._told.get(key) == state:
-                continue
-            self._told[key] = state
             seen = Seen(record.step_id, record.index, str(record.status), attempt)
+            if record.items is not None:
+                seen = replace(seen, message=describe_items(record.items), attempt=1)
+            state = (f"{record.status} {seen.message or ''}", attempt)
+            if self._told.get(key[1:]) == state:
+                continue
+            self._told[key[1:]] = state
             if record.status is StepStatus.RUNNING:
-                self._working[key] = replace(seen, began=self._console.get_time())
+                before = self._working.get(key)
+                began = before.began if before else self._console.get_time()
+                fraction = _fraction(record.items)
+                self._working[key] = replace(seen, began=began, fraction=fraction)
                 continue
             self._working.pop(key, None)
             if record.status in END_OF_STEP or record.status in _WORTH_A_LINE:
-                self._settle(replace(seen, seconds=_seconds(record), message=_fault(record)))
+                message = "; ".join(filter(None, [_fault(record), seen.message])) or None
+                self._settle(replace(seen, seconds=_seconds(record), message=message))
 
     def _settle(self, seen: Seen) -> None:
         self._ended += seen.status in END_OF_STEP
+        self._print(seen)
+
+    def _print(self, seen: Seen) -> None:
         if not self._quiet:
             self._console.print(step_line(seen, self._width), soft_wrap=True)
 
@@ -172,7 +244,16 @@ class Watch:
 
         now = self._console.get_time()
         # A copy: observations come from another thread than the one that draws.
-        working = list(self._working.values())
+        working = [
+            seen
+            for key, seen in list(self._working.items())
+            if seen.index == NO_INDEX or key[:2] not in self._tallies
+        ]
+        for (_, step_id), tally in list(self._tallies.items()):
+            if not tally.told:
+                fraction = tally.ended.total() / max(tally.total, 1)
+                row = Seen(step_id, NO_INDEX, "running", 1, None, str(tally), fraction, tally.began)
+                working.append(row)
         rows = [self._draw_working(seen, now) for seen in working[:ROWS_SHOWN]]
         if len(working) > ROWS_SHOWN:
             rows.append(line((f"  … and {len(working) - ROWS_SHOWN} more", "dim")))
@@ -207,11 +288,17 @@ class Watch:
 
 
 _WORTH_A_LINE: Final = frozenset({StepStatus.WAITING, StepStatus.RETRYING})
+_WORTH_KNOWING: Final = frozenset({StepStatus.WAITING, StepStatus.FAILED})
+_ENDS: Final = tuple(str(status) for status in StepStatus if status in END_OF_STEP)
 
 
-def open_watch(step_ids: Iterable[str], *, as_json: bool) -> Watch:
+def open_watch(step_ids: Iterable[str], *, as_json: bool, run_id: str) -> Watch:
     """Return a view on stderr; with `--json` only a person at the terminal gets one."""
-    return Watch(step_ids, quiet=as_json and not errors().is_terminal)
+    return Watch(step_ids, quiet=as_json and not errors().is_terminal, run_id=run_id)
+
+
+def _fraction(items: ItemCounts | None) -> float | None:
+    return None if items is None else items.ended / max(items.total, 1)
 
 
 def _clip(message: str) -> str:

@@ -409,7 +409,13 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """A step of a run as it stands, with its payloads parsed; None where there is none yet."""
+    """
+    A step of a run as it stands, with its payloads parsed; None where there is none yet.
+
+    Attributes:
+        concurrency_key: what must be free before it may begin.
+        is_held: it is ready, but a key or a rate holds it back.
+    """
 
     run_id: str
     step_id: str
@@ -428,6 +434,8 @@ class StepRecord:
     error: Mapping[str, Any] | None = None
     waits_for: WaitsFor | None = None
     items: ItemCounts | None = None
+    concurrency_key: str | None = None
+    is_held: bool = False
 
 
 @dataclass(frozen=True, slots=True)

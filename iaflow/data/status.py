@@ -71,15 +71,20 @@ class PauseStatus(StrEnum):
 
 
 class WaitsFor(StrEnum):
-    """What a waiting step waits for, without a worker."""
+    """
+    What a waiting step waits for, without a worker.
+
+    RUN_OUTSIDE: a run that itself waits for somebody outside.
+    """
 
     PEOPLE = "people"
     SIGNAL = "signal"
     TIME = "time"
     RUN = "run"
+    RUN_OUTSIDE = "run_outside"
 
 
-WAITS_FOR_OUTSIDE: Final = frozenset({WaitsFor.PEOPLE, WaitsFor.SIGNAL})
+WAITS_FOR_OUTSIDE: Final = frozenset({WaitsFor.PEOPLE, WaitsFor.SIGNAL, WaitsFor.RUN_OUTSIDE})
 """What somebody outside must do: a run in which all that lives waits for it is `waiting`."""
 
 LIVE_STEP: Final = frozenset(

@@ -222,6 +222,14 @@ def _steps(metadata: MetaData) -> Table:
         Index("steps_due", "due_at", **_where(text("status IN ('retrying', 'waiting')"))),
         # ready, but behind a key or a rate: without a message
         Index("steps_held", "due_at", **_where(held)),
+        # items of a foreach that wait for others to end
+        Index(
+            "steps_next_item",
+            "run_id",
+            "step_id",
+            "item_index",
+            **_where(text("status = 'pending' AND item_index >= 0")),
+        ),
         Index("steps_by_key", "concurrency_key", "run_id", "ready_seq", **_where(held)),
         postgresql_with={"fillfactor": "80"},
     )

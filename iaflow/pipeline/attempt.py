@@ -193,8 +193,8 @@ class Attempt:
             self._secrets[name] = secret
         return fill_in(config, config, self._secrets), fill_in(data, written, self._secrets)
 
-    def _find_pipeline(self, slug: str, folder: str | None) -> Graph | None:
-        return find_pipeline(slug, folder, self._engine.pipelines)
+    def _find_pipeline(self, slug: str) -> Graph | None:
+        return find_pipeline(slug, self._loader.folders, self._engine.pipelines)
 
     def _context(self) -> StepContext:
         claim = self.claimed.claim

@@ -220,11 +220,26 @@ class Engine(PeopleVerbs, SecondChanceVerbs, FamilyVerbs):
         return self.perform(task.run_id, fail)
 
     def rescue(self, lost: LostClaim) -> Settled:
-        """Give a step that lost its worker back to the others; its retries are not touched."""
+        """
+        Give a step that lost its worker back to the others; its retries are not touched.
+
+        The key that the lost attempt held is free: whoever has waited longest gets it.
+        """
         task = lost.task
-        back = self.claims.mark_rescued(lost, now=self.clock.now())
-        tasks = (task,) if back else ()
-        return Settled(task.run_id, RunStatus.RUNNING, tasks, is_stale=True)
+        node = self.pinned(task.run_id)[1].nodes[task.step_id]
+        if node.concurrency_key is None:
+            back = self.claims.mark_rescued(lost, now=self.clock.now())
+            tasks = (task,) if back else ()
+            return Settled(task.run_id, RunStatus.RUNNING, tasks, is_stale=True)
+
+        def give_back(tx: Connection) -> list[str]:
+            if not self.claims.mark_rescued(lost, now=self.clock.now(), is_held=True):
+                return []
+            return self.holds.free(tx, task.run_id, task.step_id, task.index)
+
+        keys = tuple(self.database.perform(give_back))
+        granted = tuple(self.grant(keys))
+        return Settled(task.run_id, RunStatus.RUNNING, granted, is_stale=True)
 
     # -- control
 

@@ -73,7 +73,7 @@ class FamilyVerbs(Core):
                 return Settled(parent_id, locked.run.status, is_stale=True)
             if child.status not in END_OF_RUN:
                 rests = child.status is RunStatus.WAITING
-                waits_for = WaitsFor.PEOPLE if rests else WaitsFor.RUN
+                waits_for = WaitsFor.RUN_OUTSIDE if rests else WaitsFor.RUN
                 if locked.step_waits_for is waits_for:
                     return Settled(parent_id, locked.run.status, is_stale=True)
                 change = StepWaits(step_id, waits_for, index)

@@ -68,7 +68,7 @@ def resolve_inputs(
     is_item = scope.index is not None
     try:
         if node.foreach_items is not None and not is_item:
-            return _resolve_items(node, scope)
+            return _resolve_items(node, scope, kept)
         if kept is not None:
             data = json.loads(kept)
         elif node.inputs is not None:
@@ -85,10 +85,10 @@ def resolve_inputs(
     return Inputs(data, shown, text, timer=timer)
 
 
-def _resolve_items(node: Node, scope: Scope) -> Inputs:
+def _resolve_items(node: Node, scope: Scope, kept: str | None) -> Inputs:
     """LANGUAGE 6: a list, at most so long; a key of each item, if the step has keys."""
     assert node.foreach_items is not None
-    items = render(node.foreach_items, scope)
+    items = render(node.foreach_items, scope) if kept is None else json.loads(kept)
     if not isinstance(items, list):
         kind = "null" if items is None else type(items).__name__
         return _faulty("items_invalid", f"foreach.items came to {kind}, which is no list")
@@ -101,7 +101,8 @@ def _resolve_items(node: Node, scope: Scope) -> Inputs:
             render_key(node, replace(scope, item=item, index=index))
             for index, item in enumerate(items)
         )
-    return Inputs(None, None, dump_json(items), items=tuple(items), keys=keys)
+    text = dump_json(items) if kept is None else kept
+    return Inputs(None, None, text, items=tuple(items), keys=keys)
 
 
 def _wrap(scope: Scope) -> Any:

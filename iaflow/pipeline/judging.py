@@ -163,18 +163,19 @@ class Judge:
             if isinstance(condition, FunctionCondition):
                 return await self._call(condition, context)
             return await self._ask(condition, context)
-        except (StepNotLoadable, ServiceMissing) as error:
-            return {"error": error.code, "message": str(error)[:MESSAGE_KEPT]}
         except Exception as error:  # noqa: BLE001  whatever code raises is recorded as its verdict
-            message = f"{type(error).__name__}: {error}"
-            return {"error": "condition_failed", "message": message[:MESSAGE_KEPT]}
+            return _describe(error)
 
     async def _call(
         self, condition: FunctionCondition, context: ConditionContext
     ) -> Mapping[str, Any]:
         function = self._loader.load_function(condition.module, condition.function)
         verdict = await _call(function, replace(context, arguments=condition.arguments or {}))
-        return {"verdict": verdict if isinstance(verdict, bool) else None}
+        if isinstance(verdict, bool):
+            return {"verdict": verdict}
+        name = f"{condition.module}.{condition.function}"
+        message = f"{name} returned {type(verdict).__name__}, not True or False"
+        return {"error": "condition_invalid", "message": message}
 
     async def _ask(self, condition: AgentCondition, context: ConditionContext) -> Mapping[str, Any]:
         """Ask once per step: a second condition, or attempt, finds what was answered before."""
@@ -183,14 +184,31 @@ class Judge:
         if asked in known:
             record: Mapping[str, Any] = known[asked]
             return record
-        service = self._services.get(condition.service)
-        answer = await _call(service.choose, condition.question, list(condition.choices), context)
-        if isinstance(answer, Mapping):
-            record = {"answer": answer.get("answer"), "reason": str(answer.get("reason") or "")}
+        try:
+            service = self._services.get(condition.service)
+            answer = await _call(
+                service.choose, condition.question, list(condition.choices), context
+            )
+        except Exception as error:  # noqa: BLE001  what it raises is its answer, and is kept
+            record = _describe(error)
         else:
-            record = {"answer": answer if isinstance(answer, str) else None}
+            record = _read_answer(answer)
         self._engine.keep_judged(context.run_id, context.step_id, {**known, asked: record})
         return record
+
+
+def _describe(error: Exception) -> Mapping[str, Any]:
+    if isinstance(error, StepNotLoadable | ServiceMissing):
+        return {"error": error.code, "message": str(error)[:MESSAGE_KEPT]}
+    message = f"{type(error).__name__}: {error}"
+    return {"error": "condition_failed", "message": message[:MESSAGE_KEPT]}
+
+
+def _read_answer(answer: Any) -> Mapping[str, Any]:
+    """A service answers with a choice, or with ``{"answer", "reason"}``."""
+    if isinstance(answer, Mapping):
+        return {"answer": answer.get("answer"), "reason": str(answer.get("reason") or "")}
+    return {"answer": answer if isinstance(answer, str) else None}
 
 
 async def _call(function: Any, *args: Any) -> Any:

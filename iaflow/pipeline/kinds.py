@@ -46,7 +46,7 @@ def conclude_work(
     result: Any,
     *,
     now: datetime,
-    find_pipeline: Callable[[str, str | None], Graph | None],
+    find_pipeline: Callable[[str], Graph | None],
     keep_version: Callable[[Graph], None],
 ) -> Outcome:
     """
@@ -132,7 +132,7 @@ def _add(now: datetime, seconds: Any) -> datetime | None:
 def _spawn(
     claimed: Claimed,
     extra: Mapping[str, Any],
-    find_pipeline: Callable[[str, str | None], Graph | None],
+    find_pipeline: Callable[[str], Graph | None],
     keep_version: Callable[[Graph], None],
 ) -> Outcome:
     step, header = claimed.node.step, claimed.header
@@ -141,7 +141,7 @@ def _spawn(
         message = f"{MAX_DEPTH} runs stand above this one already: {slug!r} is not started"
         return Failed("pipeline_too_deep", message, retryable=False)
     try:
-        graph = find_pipeline(slug, header.source_folder)
+        graph = find_pipeline(slug)
         if graph is None:
             message = f"there is no pipeline {slug!r}: import it, or put its file beside this one"
             return Failed("pipeline_unknown", message, retryable=False)

@@ -111,6 +111,11 @@ class StepLoader:
         self._classes: dict[tuple[str | None, str | None, StepType], type[Step]] = {}
         self._lock = threading.RLock()
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders whose own modules, and definitions, are allowed."""
+        return self._folders
+
     def load(self, step: StepDefinition) -> type[Step]:
         """
         Return the class of a step.

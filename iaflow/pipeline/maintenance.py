@@ -128,6 +128,9 @@ def sweep_run(engine: Engine, run_id: str) -> Swept:
 def _duties_of(engine: Engine, run_id: str, now: datetime) -> Iterator[Duty]:
     for lost in engine.claims.find_lost(now=now, run_id=run_id):
         yield Duty("lost", lost.task.step_id, partial(_rescue, engine, lost))
+    for lost in engine.claims.find_lost_holders(now=now, run_id=run_id):
+        # Of another run, whose own process may be gone for good: its key must not be.
+        yield Duty("lost", lost.task.step_id, partial(_without_code, partial(engine.rescue, lost)))
     for child in engine.waits.find_orphans(run_id=run_id):
         yield Duty("orphan", child, partial(engine.cancel_orphan, child))
 

@@ -143,6 +143,7 @@ class PeopleVerbs(Core):
             Conflict: nothing in the run waits for that signal (yet, or any more).
         """
         self.pinned(run_id)
+        payload = dict(payload) if isinstance(payload, Mapping) else payload
         _, problems = check_json_value(payload)
         if not isinstance(payload, dict):
             problems = [Problem("type_wrong", "", "a signal's payload is a JSON object")]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import random
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,11 @@ class Pipeline:
         self._folders = tuple(folders)
 
     async def run(
-        self, input_data: Mapping[str, Any] | None = None, *, key: str | None = None
+        self,
+        input_data: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        started_by: str | None = None,
     ) -> dict[str, Any]:
         """
         Run the pipeline to its end, or to a question to people.
@@ -143,6 +147,7 @@ class Pipeline:
         Args:
             input_data: laid over the document's `parameters`.
             key: an idempotency key; the same key and input give the same run.
+            started_by: who starts it, for `exclude_starter`.
 
         Returns:
             The run's outputs; or ``{"status": "waiting", "run_id", "pauses": [{"pause_id",
@@ -159,7 +164,11 @@ class Pipeline:
             engine = open_engine(database, self._settings)
             engine.keep_version(self.graph)
             started = engine.start(
-                self.graph, parameters, key=key, source_folder=_first(self._folders)
+                self.graph,
+                parameters,
+                key=key,
+                started_by=started_by,
+                source_folder=_first(self._folders),
             )
             return await self._drive(engine, started.run_id, started.tasks)
         finally:
@@ -172,13 +181,18 @@ class Pipeline:
         answer: Mapping[str, Any],
         *,
         answered_by: str = "anonymous",
+        roles: Collection[str] = (),
         key: str | None = None,
     ) -> dict[str, Any]:
         """
         Answer a question of a waiting run and go on, as `run` does.
 
+        Args:
+            roles: of who answers, for the step's `assignees`.
+
         Raises:
             AnswerRefused: a field does not fit; the question stays open.
+            NotAllowed: somebody else must answer.
             Conflict: it was answered, expired or withdrawn before.
             NotFound: there is no such run or question.
         """
@@ -188,7 +202,7 @@ class Pipeline:
             pause = engine.pauses.read(pause_id)
             if pause is None or pause.run_id not in engine.waits.family(run_id):
                 raise NotFound(f"run {run_id} has no question {pause_id}")
-            engine.answer(pause_id, dict(answer), answered_by=answered_by, key=key)
+            engine.answer(pause_id, dict(answer), answered_by=answered_by, roles=roles, key=key)
             return await self._drive(engine, run_id)
         finally:
             database.close()

@@ -43,7 +43,8 @@ class SecondChanceVerbs(Core):
 
         Raises:
             NotFound: there is no such run.
-            Conflict: it has not failed, or it is a step's child: retry the run above.
+            Conflict: it has not failed, or it is a step's child: retry the run above. Or as many
+                runs of the pipeline as may be at once are on their way.
         """
         header, graph = self.pinned(run_id)
         if header.parent is not None and header.waited_for:
@@ -58,6 +59,7 @@ class SecondChanceVerbs(Core):
                 raise Conflict(
                     f"run {run_id} is {locked.run.status}, and only a failed run is retried"
                 )
+            self._require_a_turn(tx, graph)
             return self._reopen(tx, graph, locked, frozenset(), judged, run_id)
 
         return self.perform(run_id, reopen)
@@ -83,7 +85,7 @@ class SecondChanceVerbs(Core):
 
         Raises:
             NotFound: there is no such run, or step in it.
-            Conflict: the run has not ended.
+            Conflict: the run has not ended, or `max_concurrent_runs` are on their way.
             InputRefused: the inputs are no legal JSON object.
         """
         header, graph = self.pinned(run_id)
@@ -104,6 +106,7 @@ class SecondChanceVerbs(Core):
             source = self._settler.lock(tx, graph, run_id, graph.start)
             if source.run.status not in END_OF_RUN:
                 raise Conflict(f"run {run_id} is {source.run.status}: cancel it, or let it end")
+            self._require_a_turn(tx, graph)
             self._settles.insert_pending(tx, new)
             self._reopens.copy(tx, new.run_id, source=run_id)
             self.waits.mark_begun(tx, new.run_id, now=new.created_at, deadline_at=new.deadline_at)
@@ -112,6 +115,15 @@ class SecondChanceVerbs(Core):
             return self._reopen(tx, graph, locked, also, judged, run_id, (step_id, text))
 
         return self.perform(new.run_id, begin)
+
+    def _require_a_turn(self, tx: Connection, graph: Graph) -> None:
+        """A run that goes on counts as any other, but has no place in the line of new ones."""
+        slug, limit = graph.definition.slug, graph.definition.max_concurrent_runs
+        if limit is not None and self.waits.count_running(tx, slug) >= limit:
+            raise Conflict(
+                f"{limit} runs of {slug} are on their way, which are all that may be at once "
+                "(max_concurrent_runs): try again when one of them has ended"
+            )
 
     def _reopen(
         self,

@@ -10,11 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from iaflow.testing.outcome import Refusal, Rehearsal, StepOutcome
-    from iaflow.testing.rehearsal import rehearse, rehearse_async
-    from iaflow.testing.scripts import Answer, CancelRun, CancelStep, Signal
+    from iaflow.rehearsal.outcome import Refusal, Rehearsal, StepOutcome
+    from iaflow.rehearsal.scripts import Answer, CancelRun, CancelStep, Signal
+    from iaflow.rehearsal.staging import rehearse, rehearse_async
+    from iaflow.rehearsal.virtual_time import VirtualClock, VirtualLoop
     from iaflow.testing.single_step import make_context, run_step, run_step_async
-    from iaflow.testing.virtual_time import VirtualClock, VirtualLoop
 
 __all__ = [
     "Answer",
@@ -34,20 +34,20 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Answer": "scripts",
-    "CancelRun": "scripts",
-    "CancelStep": "scripts",
-    "Refusal": "outcome",
-    "Rehearsal": "outcome",
-    "Signal": "scripts",
-    "StepOutcome": "outcome",
-    "VirtualClock": "virtual_time",
-    "VirtualLoop": "virtual_time",
-    "make_context": "single_step",
-    "rehearse": "rehearsal",
-    "rehearse_async": "rehearsal",
-    "run_step": "single_step",
-    "run_step_async": "single_step",
+    "Answer": "iaflow.rehearsal.scripts",
+    "CancelRun": "iaflow.rehearsal.scripts",
+    "CancelStep": "iaflow.rehearsal.scripts",
+    "Refusal": "iaflow.rehearsal.outcome",
+    "Rehearsal": "iaflow.rehearsal.outcome",
+    "Signal": "iaflow.rehearsal.scripts",
+    "StepOutcome": "iaflow.rehearsal.outcome",
+    "VirtualClock": "iaflow.rehearsal.virtual_time",
+    "VirtualLoop": "iaflow.rehearsal.virtual_time",
+    "make_context": "iaflow.testing.single_step",
+    "rehearse": "iaflow.rehearsal.staging",
+    "rehearse_async": "iaflow.rehearsal.staging",
+    "run_step": "iaflow.testing.single_step",
+    "run_step_async": "iaflow.testing.single_step",
 }
 
 
@@ -55,4 +55,4 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{home}"), name)
+    return getattr(import_module(home), name)

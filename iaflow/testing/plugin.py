@@ -14,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from iaflow.testing.outcome import Rehearsal
+    from iaflow.rehearsal.outcome import Rehearsal
 
 __all__ = ["iaflow_database", "rehearse"]
 

@@ -13,7 +13,7 @@ from typing import Any
 from iaflow.concurrency import run_blocking
 from iaflow.pipeline.services import ServiceRegistry
 from iaflow.pipeline.step import Step, StepContext
-from iaflow.testing.virtual_time import VirtualLoop
+from iaflow.rehearsal.virtual_time import VirtualLoop
 
 __all__ = ["make_context", "run_step", "run_step_async"]
 

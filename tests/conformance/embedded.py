@@ -14,10 +14,10 @@ from types import ModuleType
 from typing import Any
 
 from iaflow.database.dialects import Database
-from iaflow.testing.outcome import Rehearsal
-from iaflow.testing.rehearsal import rehearse_async
-from iaflow.testing.scripts import Answer, CancelRun, CancelStep, Signal
-from iaflow.testing.virtual_time import VirtualLoop
+from iaflow.rehearsal.outcome import Rehearsal
+from iaflow.rehearsal.scripts import Answer, CancelRun, CancelStep, Signal
+from iaflow.rehearsal.staging import rehearse_async
+from iaflow.rehearsal.virtual_time import VirtualLoop
 from tests.conformance.bodies import load_bodies, pair_log, read_log, scale_times, stub_steps
 from tests.conformance.judge import Played
 from tests.conformance.reading import Case, last_action

@@ -448,7 +448,7 @@ def test_a_step_that_is_not_there_is_no_failure_of_the_run(chosen: Rehearsal) ->
 
 
 def test_why_tells_the_operands(chosen: Rehearsal) -> None:
-    assert "a -> low refused" in chosen.why("low")
+    assert "a → low  refused" in chosen.why("low")
     assert "parameters.n" in chosen.why("low")
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from iaflow.testing import virtual_time
-from iaflow.testing.virtual_time import DEFAULT_START, VirtualClock, VirtualLoop
+from iaflow.rehearsal import virtual_time
+from iaflow.rehearsal.virtual_time import DEFAULT_START, VirtualClock, VirtualLoop
 
 YEAR = 365 * 86_400.0
 

@@ -134,8 +134,13 @@ class ClaimStore:
         )
         return bool(rows)
 
-    def mark_rescued(self, row: LostClaim, *, now: datetime) -> bool:
-        """running -> ready after a lost worker; guarded by the token that was seen."""
+    def mark_rescued(self, row: LostClaim, *, now: datetime, is_held: bool = False) -> bool:
+        """
+        running -> ready after a lost worker; guarded by the token that was seen.
+
+        Args:
+            is_held: something must be free before it may be published again.
+        """
         rows = self._database.fetch(
             self._sql.mark_rescued,
             run_id=row.task.run_id,
@@ -143,9 +148,14 @@ class ClaimStore:
             item_index=row.task.index,
             token=row.token,
             now=now,
-            published_at=now,
+            published_at=None if is_held else now,
         )
         return bool(rows)
+
+    def find_lost_holders(self, *, now: datetime, run_id: str) -> list[LostClaim]:
+        """Return lost claims, of whatever run, on keys that steps of a run wait for."""
+        rows = self._database.fetch(self._sql.find_lost_holders, now=now, run_id=run_id, limit=100)
+        return [_lost(row) for row in rows]
 
     def find_lost(
         self, *, now: datetime, run_id: str | None = None, limit: int = 100
@@ -157,10 +167,7 @@ class ClaimStore:
             rows = self._database.fetch(
                 self._sql.find_lost_of_run, now=now, run_id=run_id, limit=limit
             )
-        return [
-            LostClaim(_task(row), token=str(row[6]), worker_losses=row[7], worker=row[8])
-            for row in rows
-        ]
+        return [_lost(row) for row in rows]
 
     def stage_due(
         self, *, now: datetime, run_id: str | None = None
@@ -226,6 +233,10 @@ class LostClaim:
     token: str
     worker_losses: int
     worker: str | None
+
+
+def _lost(row: Row) -> LostClaim:
+    return LostClaim(_task(row), token=str(row[6]), worker_losses=row[7], worker=row[8])
 
 
 def _parse(outputs: str | None) -> dict[str, Any]:
@@ -364,6 +375,21 @@ class _Statements:
         self.find_lost_of_run = Statement(
             "iaflow_find_lost_of_run", lost.where(steps.c.run_id == bind("run_id"))
         )
+        waiter, holds = steps.alias("waiter"), t.key_holds
+        is_wanted = (
+            sa.exists()
+            .where(
+                waiter.c.run_id == bind("run_id"),
+                waiter.c.status == ready,
+                waiter.c.published_at.is_(None),
+                holds.c.concurrency_key == waiter.c.concurrency_key,
+                holds.c.run_id == steps.c.run_id,
+                holds.c.step_id == steps.c.step_id,
+                holds.c.item_index == steps.c.item_index,
+            )
+            .correlate(steps)
+        )
+        self.find_lost_holders = Statement("iaflow_find_lost_holders", lost.where(is_wanted))
         self.stage_due = _stage(database, task, "iaflow_stage_due")
         self.stage_due_of_run = _stage(database, task, "iaflow_stage_due_of_run", of_run=True)
         self.mark_republished = _republish(database, task)

@@ -164,16 +164,24 @@ class _Statements:
             .where(
                 other.c.run_id == bind("run_id"),
                 other.c.step_id == bind("step_id"),
-                other.c.item_index > NO_INDEX,
+                # As the partial index says it.
+                other.c.item_index >= sa.literal_column("0"),
                 other.c.status == pending,
             )
             .order_by(other.c.item_index)
             .limit(bind("count"))
         )
+        # Postgres finds the few by their key only if they are an array; as a subquery it would
+        # look at all items of the step for each.
+        chosen = (
+            steps.c.item_index == sa.any_(sa.func.array(first.scalar_subquery()))
+            if database.dialect == POSTGRES
+            else steps.c.item_index.in_(first)
+        )
         self.start = Statement(
             "iaflow_start_items",
             sa.update(steps)
-            .where(of_step, steps.c.item_index.in_(first))
+            .where(of_step, chosen)
             .values(status=ready, ready_seq=bind("ready_seq"), published_at=bind("published_at"))
             .returning(steps.c.item_index, steps.c.concurrency_key),
         )

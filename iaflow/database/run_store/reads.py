@@ -137,9 +137,11 @@ class ReadStore:
         statement = self._sql.steps[items, payloads]
         return [_step(row) for row in self._database.fetch(statement, run_id=run_id)]
 
-    def failed_items(self, run_id: str, limit: int = 100) -> list[StepRecord]:
-        """Return items of a run that failed, in order, without inputs and outputs."""
-        rows = self._database.fetch(self._sql.failed_items, run_id=run_id, limit=limit)
+    def failed_items(self, run_id: str, step_id: str, limit: int = 10) -> list[StepRecord]:
+        """Return the first items of a step that failed, without inputs and outputs."""
+        rows = self._database.fetch(
+            self._sql.failed_items, run_id=run_id, step_id=step_id, limit=limit
+        )
         return [_step(row) for row in rows]
 
     def children(self, run_id: str, limit: int = 200) -> list[RunRecord]:
@@ -391,8 +393,8 @@ class _Statements:
         self.failed_items = Statement(
             "iaflow_failed_items",
             _select_steps(database, payloads=False)
-            .where(of_run, is_item, failed)
-            .order_by(t.steps.c.step_id, t.steps.c.item_index)
+            .where(of_run, t.steps.c.step_id == bind("step_id"), is_item, failed)
+            .order_by(t.steps.c.item_index)
             .limit(bind("limit")),
         )
         decisions = t.decisions

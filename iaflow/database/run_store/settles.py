@@ -306,14 +306,16 @@ class SettleStore:
             placings: by step id, for those that become ready.
             new_run: the run begins with this plan; otherwise its row must be at `seq - 1`.
         """
+        ended = run.status in END_OF_RUN
         if new_run is not None:
             self.insert_run(tx, new_run, run)
-        else:
-            ended = run.status in END_OF_RUN
+        if new_run is None or ended:
+            # A run that could not even begin has its error written like any other.
+            before = seq if new_run is not None else seq - 1
             tx.queue(
                 self._sql.update_run,
                 run_id=run_id,
-                before=seq - 1,
+                before=before,
                 seq=seq,
                 status=run.status.value,
                 live=run.live,
@@ -325,8 +327,8 @@ class SettleStore:
                 error_message=run.error_message,
                 finished_at=now if ended else None,
             )
-            if ended:
-                self._write_end(tx, run_id, now, run)
+        if ended:
+            self._write_end(tx, run_id, now, run)
         moved: list[list[Any]] = []
         for change in steps:
             self._write_step(tx, run_id, seq, now, change, settlement, placings)

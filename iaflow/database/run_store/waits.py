@@ -161,23 +161,32 @@ class _Statements:
         # An earlier attempt's run is of no concern to the step any more.
         is_latest = steps.c.attempt == runs.c.parent_attempt
         for_run = steps.c.waits_for == literal_word(WaitsFor.RUN)
-        for_people = steps.c.waits_for == literal_word(WaitsFor.PEOPLE)
+        outside = steps.c.waits_for == literal_word(WaitsFor.RUN_OUTSIDE)
         ended = runs.c.status.in_([literal_word(status) for status in END_OF_RUN])
         rests = runs.c.status == literal_word(RunStatus.WAITING)
-        self.unfollowed = Statement(
-            "iaflow_unfollowed",
+        # One look-up by the parent's key per waiting step: as a join, planned while there are
+        # few runs, it would read all child runs there ever were.
+        child = (
             sa.select(runs.c.run_id)
-            .select_from(steps.join(runs, above))
             .where(
-                waiting,
+                above,
                 is_latest,
                 sa.or_(
                     ended,
                     sa.and_(for_run, rests),
-                    sa.and_(for_people, sa.not_(rests)),
+                    sa.and_(outside, sa.not_(rests)),
                 ),
             )
-            .limit(bind("limit")),
+            .correlate(steps)
+            .limit(1)
+            .scalar_subquery()
+        )
+        followed = (
+            sa.select(child.label("run_id")).where(waiting, sa.or_(for_run, outside)).subquery()
+        )
+        self.unfollowed = Statement(
+            "iaflow_unfollowed",
+            sa.select(followed.c.run_id).where(followed.c.run_id.is_not(None)).limit(bind("limit")),
         )
         orphans = (
             sa.select(runs.c.run_id)

@@ -57,7 +57,8 @@ def _attributes(step: StepDefinition, state: str | None) -> str:
     if state in ("skipped", "cancelled"):
         style += ",dashed"
     name = clean(step.name)
-    label = [name, *([step.id] if name != step.id else []), *([state] if state else [])]
+    label = [name, *([step.id] if name != step.id else [])]
+    label += [*(["for each item"] if step.foreach else []), *([state] if state else [])]
     key = state if f"{state}-fill" in LIGHT else "plain"
     attributes = {
         "label": _quote(*label),

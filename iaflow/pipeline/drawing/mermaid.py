@@ -58,7 +58,8 @@ def draw_mermaid(graph: Graph, states: Mapping[str, str] | None = None) -> str:
 
 def _lines(step: StepDefinition, state: str | None) -> list[str]:
     name = clean(step.name)
-    return [name, *([step.id] if name != step.id else []), *([state] if state else [])]
+    told = [name, *([step.id] if name != step.id else [])]
+    return [*told, *(["for each item"] if step.foreach else []), *([state] if state else [])]
 
 
 def _quote(text: str) -> str:

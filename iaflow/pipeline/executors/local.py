@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from iaflow.concurrency import run_blocking
-from iaflow.data.records import Failed, Outcome, Released, StepTask
+from iaflow.data.records import Failed, Fanned, Outcome, Released, StepTask
 from iaflow.data.status import END_OF_RUN, RunStatus, StepStatus
 from iaflow.errors import NotFound
 from iaflow.pipeline.attempt import Attempt, Heartbeat, Progress
@@ -35,7 +35,14 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Something that happened to a step, for a live view: `seconds` since it began."""
+    """
+    Something that happened to a step, for a live view.
+
+    Attributes:
+        kind: started, progress, retrying, waiting, skipped, fanned or ended.
+        seconds: since the attempt began.
+        items: how many a foreach has, once it has them (`fanned`).
+    """
 
     kind: str
     run_id: str
@@ -46,6 +53,7 @@ class Observation:
     seconds: float | None = None
     message: str | None = None
     fraction: float | None = None
+    items: int | None = None
 
 
 class LocalExecutor:
@@ -287,10 +295,8 @@ class _Drive:
         return any(self._engine.reads.run_status(run_id) not in resting for run_id in below)
 
     async def _look_again(self) -> None:
-        """Do what is due in the family, and queue all that is ready in it."""
+        """Do what is due in the family, and queue what is ready in it."""
         self._looked_at = self._time()
-        ready: dict[tuple[str, str, int], StepTask] = {}
-        self._queue.clear()
         self._family = {self._run_id, *self._engine.waits.family(self._run_id)}
         for run_id in list(self._family):
             swept = sweep_run(self._engine, run_id)
@@ -299,8 +305,11 @@ class _Drive:
                 self._note(await self._executor.conclude(duty.verb))
         due = [self._engine.next_due(run_id) for run_id in self._family]
         self._due_at = min((instant for instant in due if instant is not None), default=None)
+        if len(self._queue) >= self._slots:
+            return  # enough to do: a long queue is not read anew at every look
+        ready = {(task.run_id, task.step_id, task.index): task for task in self._queue}
         for run_id in self._family:
-            for task in (*self._engine.claims.ready_of_run(run_id), *self._queue):
+            for task in self._engine.claims.ready_of_run(run_id):
                 ready[task.run_id, task.step_id, task.index] = task
         self._queue = deque(ready.values())
 
@@ -324,8 +333,9 @@ def _observe_end(
         status, message = StepStatus.CANCELLED, "its result came too late"
     elif status is StepStatus.FAILED and message is None:
         message = "a condition on a transition out of it could not be judged"
+    items = len(outcome.items) if isinstance(outcome, Fanned) else None
     return Observation(
-        _KINDS.get(status, "ended"),
+        "fanned" if items and status is StepStatus.RUNNING else _KINDS.get(status, "ended"),
         task.run_id,
         task.step_id,
         task.index,
@@ -333,6 +343,7 @@ def _observe_end(
         status.value,
         seconds,
         message,
+        items=items,
     )
 
 

@@ -25,11 +25,12 @@ INSTANT = String(32).with_variant(sa.DateTime(timezone=True), "postgresql")
 JSON_TEXT = Text().with_variant(postgresql.JSON(), "postgresql")
 
 UNFINISHED = "status IN ('pending', 'running', 'waiting')"
+NEXT_ITEM = "status = 'pending' AND item_index >= 0"
 HELD = "status = 'ready' AND published_at IS NULL"
 
 
 def upgrade() -> None:
-    """Add columns, two tables and three indexes."""
+    """Add columns, two tables and four indexes."""
     schema = migrated_schema(op.get_context())
     _add(
         schema,
@@ -56,6 +57,7 @@ def upgrade() -> None:
     _fill(schema)
     _index(schema, "runs_unfinished", "runs", "slug", "status", "run_id", where=UNFINISHED)
     _index(schema, "steps_held", "steps", "due_at", where=HELD)
+    _index(schema, "steps_next_item", "steps", "run_id", "step_id", "item_index", where=NEXT_ITEM)
     _index(schema, "steps_by_key", "steps", "concurrency_key", "run_id", "ready_seq", where=HELD)
     op.create_table(
         "pause_answers",
@@ -87,6 +89,7 @@ def downgrade() -> None:
         op.drop_table(table, schema=schema)
     for name, table in (
         ("steps_by_key", "steps"),
+        ("steps_next_item", "steps"),
         ("steps_held", "steps"),
         ("runs_unfinished", "runs"),
     ):

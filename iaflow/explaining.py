@@ -1,22 +1,32 @@
 """Why a step ran or did not, in words, from the decisions on the transitions into it.
 
 Decides the wording of every kind of reason, and how far back the first cause lies; never
-reads a store and never judges anything anew. Called by `iaflow why`.
+reads a store and never judges anything anew. Called by the faces and by rehearsals.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
-from iaflow.cli.terminal import as_clause, format_bytes, format_value
-from iaflow.data.records import DecisionRecord, RunRecord, StepRecord
-from iaflow.data.status import END_OF_RUN, StepStatus
+from iaflow.data.records import NO_INDEX, DecisionRecord, ItemCounts, RunRecord, StepRecord
+from iaflow.data.status import END_OF_RUN, StepStatus, WaitsFor
+from iaflow.phrasing import as_clause, format_bytes, format_value
 from iaflow.pipeline.definition import JoinType
 from iaflow.pipeline.graph import Edge, Graph, Node
 
-__all__ = ["Arrow", "Explanation", "Ledger", "describe_reason", "explain"]
+__all__ = [
+    "Arrow",
+    "Explanation",
+    "Ledger",
+    "Line",
+    "describe_items",
+    "describe_reason",
+    "explain",
+    "lay_out",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +66,47 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """
+    One line of an explanation that is laid out.
+
+    Attributes:
+        depth: how far it is indented, in steps of two letters.
+        mark: a status, or a verdict on a transition; "" for a part of a condition.
+        transition: ``"source → target"`` if it is about one.
+        words: what it says.
+    """
+
+    depth: int
+    mark: str
+    transition: str
+    words: str
+
+    def __str__(self) -> str:
+        """The line as plain text."""
+        pad = "  " * self.depth
+        if self.transition:
+            return f"{pad}{self.transition}  {self.mark}: {self.words}"
+        return f"{pad}{self.words}" if self.mark else f"{pad}· {self.words}"
+
+
+@dataclass(frozen=True, slots=True)
 class Ledger:
-    """A run as it stands: what an explanation is made from."""
+    """
+    A run as it stands: what an explanation is made from.
+
+    Attributes:
+        steps: the rows of the steps themselves, without items.
+        items: rows of items that failed, by step, in order; not all need be there.
+        holders: by concurrency key, the ``(run id, step id)`` that holds it.
+    """
 
     graph: Graph
     run: RunRecord
     steps: Mapping[str, StepRecord]
     decisions: Mapping[int, DecisionRecord]
+    items: Mapping[str, tuple[StepRecord, ...]] = field(default_factory=dict)
+    holders: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -71,13 +115,20 @@ class Ledger:
         run: RunRecord,
         steps: Sequence[StepRecord],
         decisions: Sequence[DecisionRecord],
+        holders: Mapping[str, tuple[str, str]] | None = None,
     ) -> Ledger:
         """Return the ledger of these rows; decisions that a retry has superseded are left out."""
+        items: dict[str, tuple[StepRecord, ...]] = {}
+        for step in steps:
+            if step.index != NO_INDEX and step.status is StepStatus.FAILED:
+                items[step.step_id] = (*items.get(step.step_id, ()), step)
         return cls(
             graph,
             run,
-            {step.step_id: step for step in reversed(steps)},
+            {step.step_id: step for step in steps if step.index == NO_INDEX},
             {d.transition: d for d in decisions if not d.superseded},
+            items,
+            holders or {},
         )
 
     def status(self, step_id: str) -> str:
@@ -94,6 +145,18 @@ def explain(ledger: Ledger, step_id: str) -> Explanation:
     step is explained once, however many paths lead back to it.
     """
     return _explain(ledger, step_id, seen=set())
+
+
+def lay_out(explanation: Explanation, depth: int = 0) -> list[Line]:
+    """Return an explanation as lines: the step, the transitions into it, and their causes."""
+    lines = [Line(depth, explanation.status, "", explanation.sentence)]
+    for arrow in explanation.arrows:
+        between = f"{arrow.source} → {arrow.target}"
+        lines.append(Line(depth + 2, arrow.verdict, between, arrow.words))
+        lines += [Line(depth + 3 + inner, "", "", words) for inner, words in arrow.parts]
+        if arrow.cause is not None:
+            lines += lay_out(arrow.cause, depth + 3)
+    return lines
 
 
 def describe_reason(reason: Mapping[str, Any], source: str = "its source") -> str:
@@ -134,6 +197,21 @@ def describe_reason(reason: Mapping[str, Any], source: str = "its source") -> st
             return f"the run ended as {reason.get('status')} before it was decided"
         case _:
             return format_value(dict(reason))
+
+
+def describe_items(counts: ItemCounts) -> str:
+    """Return how far the items of a foreach are, as in ``15 items: 14 succeeded, 1 failed``."""
+    begun = counts.started - counts.ended
+    parts = {
+        "succeeded": counts.succeeded,
+        "failed": counts.failed,
+        "skipped or cancelled": counts.ended - counts.succeeded - counts.failed,
+        "waiting": counts.paused,
+        "at work": begun - counts.paused,
+    }
+    told = ", ".join(f"{number} {word}" for word, number in parts.items() if number > 0)
+    total = f"{counts.total} item{'' if counts.total == 1 else 's'}"
+    return f"{total}: {told}" if told else total
 
 
 # --- wording
@@ -288,18 +366,19 @@ def _tell(ledger: Ledger, node: Node) -> str:
     ran = f"because {_join_words(ledger, node)}"
     match record.status:
         case StepStatus.READY:
-            return f"{step_id} is ready and waits for a worker, {ran}"
+            return f"{step_id} is ready and waits for {_tell_hold(ledger, record)}, {ran}"
         case StepStatus.RUNNING:
-            return f"{step_id} is running, {ran}"
+            return f"{step_id} is running, {ran}{_tell_items(ledger, record)}"
         case StepStatus.RETRYING:
             return f"{step_id} is running, {ran}; attempt {_tries(record)} failed: {fault}"
         case StepStatus.WAITING:
-            return f"{step_id} waits for a person, {ran}"
+            return f"{step_id} waits for {_tell_wait(ledger, record)}, {ran}"
         case StepStatus.SUCCEEDED:
-            return f"{step_id} ran and succeeded, {ran}"
+            return f"{step_id} ran and succeeded, {ran}{_tell_items(ledger, record)}"
         case StepStatus.FAILED:
             handled = "; the failure is handled" if record.handled else ""
-            return f"{step_id} ran, {ran}, and failed: {fault}{handled}"
+            items = _tell_items(ledger, record)
+            return f"{step_id} ran, {ran}, and failed: {fault}{handled}{items}"
         case StepStatus.SKIPPED if error.get("code") == "skipped":
             message = as_clause(str(error.get("message", "")))
             return f"{step_id} ran, {ran}, and skipped itself: {message}"
@@ -345,6 +424,54 @@ def _join_words(ledger: Ledger, node: Node) -> str:
             return "the transition into it was taken"
         case _:
             return f"{taken} of {_count(total)} into it {was} taken"
+
+
+def _tell_hold(ledger: Ledger, record: StepRecord) -> str:
+    """Return what a ready step waits for: a worker, unless something holds it back."""
+    if not record.is_held:
+        return "a worker"
+    if record.concurrency_key is not None:
+        holder = ledger.holders.get(record.concurrency_key)
+        if holder is None:
+            by = "which is free again"
+        elif holder[0] == record.run_id:
+            by = f"which step {holder[1]} of the same run holds"
+        else:
+            by = f"which step {holder[1]} of run {holder[0]} holds"
+        return f"the key {format_value(record.concurrency_key)}, {by}"
+    rate = ledger.graph.nodes[record.step_id].step.rate_limit
+    at = f", at {_time(record.due_at)}" if record.due_at is not None else ""
+    return f"its turn under the rate of {rate}{at}"
+
+
+def _tell_wait(ledger: Ledger, record: StepRecord) -> str:
+    match record.waits_for:
+        case WaitsFor.SIGNAL:
+            name = ledger.graph.nodes[record.step_id].step.config.get("name")
+            return f"the signal {name}"
+        case WaitsFor.TIME:
+            return f"a time: {_time(record.due_at)}" if record.due_at else "a time"
+        case WaitsFor.RUN:
+            return f"a run of {ledger.graph.nodes[record.step_id].step.pipeline}"
+        case _:
+            return "a person"
+
+
+def _tell_items(ledger: Ledger, record: StepRecord) -> str:
+    """Return how the items stand and why the first one failed, to be put behind a sentence."""
+    if record.items is None:
+        return ""
+    failed = ledger.items.get(record.step_id, ())
+    first = failed[0] if failed else None
+    fault = ""
+    if first is not None and first.error:
+        message = as_clause(str(first.error.get("message", "")))
+        fault = f"; item {first.index} failed: {first.error.get('code')}: {message}"
+    return f"; {describe_items(record.items)}{fault}"
+
+
+def _time(instant: datetime | None) -> str:
+    return "" if instant is None else f"{instant:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _count(number: int) -> str:

@@ -1,16 +1,17 @@
 """A run rehearsed: the real engine and executor, on virtual time, with a script.
 
 Decides how the parts are put together and what is reported; never what follows from a step's
-end. Called by users' tests and by the pytest fixture.
+end. Called by users' tests, by the pytest fixture and by simulations.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from iaflow.client import Client
 from iaflow.clock import Clock, SystemClock
@@ -20,22 +21,25 @@ from iaflow.database import migrator
 from iaflow.database.dialects import Database
 from iaflow.database.pipeline_store import PipelineStore
 from iaflow.errors import NotFound
+from iaflow.explaining import Ledger
 from iaflow.pipeline.check import compile_definition
 from iaflow.pipeline.engine import Engine
 from iaflow.pipeline.graph import Graph
-from iaflow.pipeline.loader import Library
+from iaflow.pipeline.loader import Library, StepLoader
 from iaflow.pipeline.services import ServiceRegistry
+from iaflow.rehearsal.outcome import Rehearsal, StepOutcome
+from iaflow.rehearsal.player import Player, RehearsalClock, RehearsalExecutor
+from iaflow.rehearsal.scripts import Action, Answer, CancelRun, CancelStep, Signal
+from iaflow.rehearsal.stubs import Stopped, Stub, StubLoader, require_known
+from iaflow.rehearsal.virtual_time import DEFAULT_START, VirtualLoop
 from iaflow.settings import load_settings
-from iaflow.testing.outcome import Happening, Rehearsal, StepOutcome
-from iaflow.testing.player import Player, RehearsalClock, RehearsalExecutor
-from iaflow.testing.scripts import Action, Answer, CancelRun, CancelStep, Signal
-from iaflow.testing.stubs import Stub, StubLoader, require_known
-from iaflow.testing.virtual_time import DEFAULT_START, VirtualLoop
 
-__all__ = ["Document", "rehearse", "rehearse_async"]
+__all__ = ["Document", "Staged", "read_document", "rehearse", "rehearse_async", "stage"]
 
 Document = Mapping[str, Any] | str | Path
 """A definition: a dict, its JSON text, or the path of its file."""
+
+T = TypeVar("T")
 
 LEASE_SECONDS = 1e9
 """No worker is lost in a rehearsal, however far its time jumps."""
@@ -125,20 +129,71 @@ async def rehearse_async(
     database: str | Database = "sqlite://",
 ) -> Rehearsal:
     """Do what `rehearse` does, on the running loop: in real time unless it is a `VirtualLoop`."""
+    graph, folders = read_document(definition)
+    children = [read_document(child, slug)[0] for slug, child in (pipelines or {}).items()]
+    loader = StubLoader(
+        steps or {}, [graph, *children], [*load_settings().step_modules, *modules], folders
+    )
+    return await stage(
+        graph,
+        input,
+        children=children,
+        loader=loader,
+        services=_build_services(services),
+        script=[*answers, *signals, *controls],
+        start_at=start_at,
+        until=until,
+        max_parallel=max_parallel,
+        database=database,
+        report=_report,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A run that has been played, and what it was played on: what a report is made from."""
+
+    engine: Engine
+    graph: Graph
+    run_id: str
+    player: Player
+    stopped: Stopped | None = None
+
+
+async def stage(
+    graph: Graph,
+    input: Mapping[str, Any] | None,
+    *,
+    children: Sequence[Graph],
+    loader: StepLoader,
+    services: ServiceRegistry,
+    script: Sequence[Action],
+    start_at: datetime,
+    until: float | None,
+    max_parallel: int,
+    database: str | Database,
+    report: Callable[[Staged], T],
+) -> T:
+    """
+    Play a run on the running loop and return the report of it.
+
+    Args:
+        children: definitions for steps of type `pipeline`.
+        loader, services: what stands for the steps and what they are given.
+        report: is called while the database is still open.
+
+    Raises:
+        InputRefused: there was no run.
+        ValueError: an answer is for no step.
+    """
     loop = asyncio.get_running_loop()
     clock: Clock = (
         RehearsalClock(loop, start_at) if isinstance(loop, VirtualLoop) else SystemClock()
     )
-    graph, folders = _compile(definition)
-    children = [_compile(child, slug)[0] for slug, child in (pipelines or {}).items()]
-    script: list[Action] = [*answers, *signals, *controls]
     for action in script:
         if isinstance(action, Answer | CancelStep):
             known = [step for one in (graph, *children) for step in one.nodes]
             require_known(action.step, known, type(action).__name__)
-    loader = StubLoader(
-        steps or {}, [graph, *children], [*load_settings().step_modules, *modules], folders
-    )
     opened = database if isinstance(database, Database) else _open(database)
     try:
         engine = Engine(
@@ -153,20 +208,32 @@ async def rehearse_async(
         for child in children:
             _publish(engine, child)
         client.save(graph)
-        history: list[Happening] = []
+        stopped = None
         async with RehearsalExecutor(
-            engine, loader, _build_services(services), max_parallel=max_parallel
+            engine, loader, services, max_parallel=max_parallel
         ) as executor:
-            player = Player(client, executor, script, history)
+            player = Player(client, executor, script, [])
             started = client.start_graph(graph, input)
-            await player.play(started, until=until)
-        return _report(engine, graph, started.run_id, player)
+            try:
+                await player.play(started, until=until)
+            except Stopped as reason:
+                stopped = reason
+        return report(Staged(engine, graph, started.run_id, player, stopped))
     finally:
         if opened is not database:
             opened.close()
 
 
-def _compile(definition: Document, slug: str | None = None) -> tuple[Graph, tuple[Path, ...]]:
+def read_document(definition: Document, slug: str | None = None) -> tuple[Graph, tuple[Path, ...]]:
+    """
+    Return a compiled definition, and the folders whose modules may be used with it.
+
+    Args:
+        slug: the slug of a dict that has none.
+
+    Raises:
+        DefinitionRefused: with every finding.
+    """
     if isinstance(definition, str) and not definition.lstrip().startswith("{"):
         definition = Path(definition)
     if isinstance(definition, Path):
@@ -210,7 +277,8 @@ def _build_services(services: ServiceRegistry | Mapping[str, Any] | None) -> Ser
     return registry
 
 
-def _report(engine: Engine, graph: Graph, run_id: str, player: Player) -> Rehearsal:
+def _report(staged: Staged) -> Rehearsal:
+    engine, graph, run_id, player = staged.engine, staged.graph, staged.run_id, staged.player
     reads = engine.reads
     run = reads.run(run_id)
     if run is None:
@@ -226,6 +294,7 @@ def _report(engine: Engine, graph: Graph, run_id: str, player: Player) -> Rehear
             "message": run.error_message,
             "step_id": run.error_step_id,
         }
+    decisions = tuple(reads.decisions(run_id))
     items: dict[str, list[StepOutcome]] = {}
     for row in rows:
         if row.index != NO_INDEX:
@@ -243,12 +312,13 @@ def _report(engine: Engine, graph: Graph, run_id: str, player: Player) -> Rehear
             for step_id in graph.nodes
         },
         items={step_id: tuple(rows) for step_id, rows in items.items()},
-        decisions=tuple(reads.decisions(run_id)),
+        decisions=decisions,
         refused=tuple(player.refused),
         waiting=tuple(engine.pauses.list_open(run_id=run_id)),
         began_at=run.created_at,
         elapsed_seconds=(ended - run.created_at).total_seconds(),
         history=tuple(player.history),
+        ledger=Ledger.of(graph, run, rows, decisions),
     )
 
 

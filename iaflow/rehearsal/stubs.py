@@ -18,7 +18,7 @@ from iaflow.pipeline.graph import Graph
 from iaflow.pipeline.loader import StepLoader, StepNotLoadable
 from iaflow.pipeline.step import Step
 
-__all__ = ["Stub", "StubLoader", "require_known"]
+__all__ = ["Stopped", "Stub", "StubLoader", "make_stub", "require_known"]
 
 Stub = (
     Mapping[str, Any]
@@ -29,6 +29,14 @@ Stub = (
 )
 """An output; a function of `data`, or of `data` and the context; a step class; an exception to
 be raised; or a list of these, one per attempt (the last one stays)."""
+
+
+class Stopped(BaseException):
+    """
+    A rehearsal can go no further: something was asked that nobody has answered.
+
+    No `Exception`, as what a step or a condition raises is recorded as its end.
+    """
 
 
 class StubLoader(StepLoader):
@@ -61,7 +69,7 @@ class StubLoader(StepLoader):
                 known[f"{graph.definition.slug}/{node.step.id}"] = [node.step]
         for name, stub in stubs.items():
             require_known(name, [key for key in known if "/" not in key or "/" in name], "stub")
-            made = _make_class(name, stub)
+            made = make_stub(name, stub)
             for step in known[name]:
                 _require_code(name, step, made)
                 self._stubs.setdefault(step.id, []).append((step, made))
@@ -73,9 +81,9 @@ class StubLoader(StepLoader):
         Raises:
             StepNotLoadable: as `StepLoader.load`; the message names the step.
         """
-        for stubbed, stub in self._stubs.get(step.id, ()):
-            if stubbed is step or stubbed == step:
-                return stub
+        stub = self.find_stub(step)
+        if stub is not None:
+            return stub
         try:
             return super().load(step)
         except StepNotLoadable as error:
@@ -84,6 +92,13 @@ class StubLoader(StepLoader):
                 f"step {step.id!r} has no stub, and its class cannot be used: {error}; give "
                 f"steps={{{step.id!r}: …}}, or allow its module by modules=[{step.module!r}]",
             ) from error
+
+    def find_stub(self, step: StepDefinition) -> type[Step] | None:
+        """Return the stub that was given for a step, if there is one."""
+        for stubbed, stub in self._stubs.get(step.id, ()):
+            if stubbed is step or stubbed == step:
+                return stub
+        return None
 
 
 def require_known(name: str, known: Iterable[str], what: str) -> None:
@@ -99,6 +114,30 @@ def require_known(name: str, known: Iterable[str], what: str) -> None:
     near = difflib.get_close_matches(name, names, n=2)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {names}"
     raise ValueError(f"{what} for step {name!r}: the definition has no such step; {hint}")
+
+
+def make_stub(name: str, stub: Stub) -> type[Step]:
+    """
+    Return the step class that does what was written for a step.
+
+    Raises:
+        ValueError: it is nothing that stands for a step.
+    """
+    if isinstance(stub, type) and issubclass(stub, Step):
+        return stub
+    parts = stub if isinstance(stub, list | tuple) else [stub]
+    legal = bool(parts) and all(
+        isinstance(part, Mapping | BaseException) or callable(part) for part in parts
+    )
+    if not legal:
+        raise ValueError(
+            f"the stub for step {name!r} is {stub!r}: give an output (a dict), a function, a step "
+            "class, an exception, or a list of these, one per attempt"
+        )
+    kept = tuple(parts) if parts is stub else parts[0]
+    # In `staticmethod`, so that a function is not taken for a method of the class.
+    value = staticmethod(kept) if callable(kept) else kept
+    return type("StubOf_" + name.replace("/", "_"), (_Stubbed,), {"stub": value})
 
 
 def _require_code(name: str, step: StepDefinition, made: type[Step]) -> None:
@@ -136,24 +175,6 @@ class _Stubbed(Step):
         given = (data, self.context) if _takes_context(stub) else (data,)
         result = stub(*given)
         return await result if inspect.isawaitable(result) else result
-
-
-def _make_class(name: str, stub: Stub) -> type[Step]:
-    if isinstance(stub, type) and issubclass(stub, Step):
-        return stub
-    parts = stub if isinstance(stub, list | tuple) else [stub]
-    legal = bool(parts) and all(
-        isinstance(part, Mapping | BaseException) or callable(part) for part in parts
-    )
-    if not legal:
-        raise ValueError(
-            f"the stub for step {name!r} is {stub!r}: give an output (a dict), a function, a step "
-            "class, an exception, or a list of these, one per attempt"
-        )
-    kept = tuple(parts) if parts is stub else parts[0]
-    # In `staticmethod`, so that a function is not taken for a method of the class.
-    value = staticmethod(kept) if callable(kept) else kept
-    return type("StubOf_" + name.replace("/", "_"), (_Stubbed,), {"stub": value})
 
 
 def _is_exception(stub: Any) -> bool:

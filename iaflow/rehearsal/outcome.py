@@ -15,7 +15,8 @@ from typing import Any
 
 from iaflow.data.records import DecisionRecord, PauseRecord
 from iaflow.data.status import RunStatus, StepEnd, StepStatus
-from iaflow.testing.scripts import Answer, Signal
+from iaflow.explaining import Ledger, explain, lay_out
+from iaflow.rehearsal.scripts import Answer, Signal
 
 __all__ = ["Happening", "Refusal", "Rehearsal", "StepOutcome"]
 
@@ -82,6 +83,7 @@ class Rehearsal:
         began_at: the instant of the start.
         elapsed_seconds: virtual seconds from the start to the end, or to the last change.
         history: what happened, in order.
+        ledger: what explanations are made from.
     """
 
     run_id: str
@@ -97,6 +99,7 @@ class Rehearsal:
     began_at: datetime
     elapsed_seconds: float
     history: tuple[Happening, ...] = field(repr=False)
+    ledger: Ledger = field(repr=False)
 
     # -- reading
 
@@ -111,13 +114,9 @@ class Rehearsal:
         return [step.step_id for step in self.steps.values() if step.status == status]
 
     def why(self, step_id: str) -> str:
-        """Return why a step ran or did not: its state, and every transition into it."""
-        lines = [_tell(self._step(step_id))]
-        decided = [one for one in self.decisions if one.target == step_id and not one.superseded]
-        lines += [f"  {_tell_decision(one)}" for one in decided]
-        if not decided and self.steps[step_id].status is StepStatus.PENDING:
-            lines.append("  no transition into it was decided")
-        return "\n".join(lines)
+        """Return why a step ran or did not, in the words of `iaflow why`."""
+        self._step(step_id)
+        return "\n".join(map(str, lay_out(explain(self.ledger, step_id))))
 
     def timeline(self) -> str:
         """Return what happened as text, one line each, for people."""
@@ -266,25 +265,6 @@ def _tell(step: StepOutcome) -> str:
     error = step.error or {}
     why = f" ({error.get('code')}: {error.get('message')})" if error else ""
     return f"step {_name(step.step_id, step.index)!r} is {step.status}{why}"
-
-
-def _tell_decision(decision: DecisionRecord) -> str:
-    verdict = "taken" if decision.taken else "refused"
-    return f"{decision.source} -> {decision.target} {verdict}: {_tell_reason(decision.reason)}"
-
-
-def _tell_reason(reason: Mapping[str, Any]) -> str:
-    match reason:
-        case {"kind": "always"}:
-            return "it has no condition"
-        case {"kind": "end", "on": on, "end": end}:
-            return f"it is on {on}, and the end was {end}"
-        case {"kind": "compare", "left": {"path": path, "value": value}, "operator": operator}:
-            right = reason.get("right") or {}
-            other = f" {right.get('path') or _show(right.get('value'))}" if right else ""
-            return f"{path} {operator}{other} is {_show(reason.get('verdict'))} of {_show(value)}"
-        case _:
-            return _show(reason)
 
 
 def _name(step_id: str | None, index: int | None) -> str:

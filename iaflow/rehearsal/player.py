@@ -20,14 +20,16 @@ from iaflow.pipeline.engine import Engine, Settled, Started
 from iaflow.pipeline.executors.local import POLL_SECONDS, LocalExecutor, Observation
 from iaflow.pipeline.loader import StepLoader
 from iaflow.pipeline.services import ServiceRegistry
-from iaflow.testing.outcome import Happening, Refusal
-from iaflow.testing.scripts import Action, Answer, CancelRun, CancelStep, Signal
-from iaflow.testing.virtual_time import VirtualClock, VirtualLoop
+from iaflow.rehearsal.outcome import Happening, Refusal
+from iaflow.rehearsal.scripts import Action, Answer, CancelRun, CancelStep, Signal
+from iaflow.rehearsal.virtual_time import VirtualClock, VirtualLoop
 
 __all__ = ["Player", "RehearsalClock", "RehearsalExecutor"]
 
 PATIENCE_SECONDS = 86_400.0
 LONGEST_REST_SECONDS = 86_400.0
+MANY = 100_000
+"""Questions of a run at once: as many as a foreach has items."""
 
 
 class RehearsalClock(VirtualClock):
@@ -114,7 +116,9 @@ class RehearsalExecutor(LocalExecutor):
 
 class Player:
     """
-    Plays one run with its script; afterwards `refused` and `history` tell how it went.
+    Plays one run with its script; afterwards `refused`, `history` and `seen` tell how it went.
+
+    `seen` holds each question and event of the run and those below it, as it was when it opened.
 
     Args:
         client: the verbs from outside; without an executor of its own.
@@ -132,13 +136,19 @@ class Player:
     ) -> None:
         self.refused: list[Refusal] = []
         self.history = history
+        self.seen: dict[str, PauseRecord] = {}
         self._client = client
         self._executor = executor
         self._engine = executor.engine
         executor.observers.append(self)
         timed = [action for action in script if action.at is not None]
         self._timed = sorted(timed, key=lambda action: action.at or 0.0)
-        self._eager = [a for a in script if isinstance(a, Answer) and a.at is None]
+        # Those that come when they are waited for, each with the pauses it was given to.
+        self._eager: list[tuple[Answer | Signal, set[str]]] = [
+            (action, set())
+            for action in script
+            if isinstance(action, Answer | Signal) and action.at is None
+        ]
         self._run_id = ""
         self._told = 0
         self._moved_seconds = 0.0
@@ -181,8 +191,11 @@ class Player:
                 drive.cancel()
             await asyncio.gather(*self._drives, return_exceptions=True)
             self._write_changes()
-            for answer in self._eager:
-                self._refuse(answer, f"step {answer.step!r} never waited for it", changed=False)
+            for action, given in self._eager:
+                if not given:
+                    what = f"step {action.step!r}" if isinstance(action, Answer) else "no step"
+                    never = "never" if isinstance(action, Answer) else "ever"
+                    self._refuse(action, f"{what} {never} waited for it", changed=False)
 
     def note(self, observation: Observation) -> None:
         """Write down what the executor saw, and what it led to."""
@@ -231,11 +244,12 @@ class Player:
         if status is None or status in END_OF_RUN:
             return
         runs = self._family()
-        open_pauses = self._find_open(runs)
+        open_pauses = self._find_open()
         instants = [
             self._deadline,
             *(self._engine.claims.next_due(run_id) for run_id in runs),
             *(pause.expires_at for pause in open_pauses),
+            *(due for _, _, due in self._find_awaited(open_pauses)),
         ]
         coming = [
             instant
@@ -248,18 +262,14 @@ class Player:
         """Return this run and those below it."""
         return [self._run_id, *self._engine.waits.family(self._run_id)[1:]]
 
-    def _find_open(self, runs: Iterable[str]) -> list[PauseRecord]:
+    def _find_open(self) -> list[PauseRecord]:
         """Return what is waited for, and remember whom to answer: also when it has closed."""
         found = [
-            pause
-            for run_id in runs
-            for pause in (
-                *self._engine.pauses.list_open(run_id=run_id),
-                *self._engine.pauses.list_events(run_id),
-            )
-            if pause.status is PauseStatus.OPEN
+            *self._engine.pauses.list_open(run_id=self._run_id, limit=MANY),
+            *self._engine.pauses.list_open_events(self._run_id, limit=MANY),
         ]
         for pause in found:
+            self.seen.setdefault(pause.pause_id, pause)
             if pause.event is None:
                 self._pauses[pause.step_id] = pause.pause_id
         return found
@@ -316,19 +326,43 @@ class Player:
                 self._go_on(self._client.cancel(self._run_id))
 
     async def _answer_eagerly(self) -> None:
-        if not self._eager:
-            return
-        waiting = {pause.step_id for pause in self._find_open(self._family())}
-        for answer in [one for one in self._eager if one.step in waiting]:
-            self._eager.remove(answer)
-            await self._tell_run(answer)
+        """Give what was only waiting to be waited for, and is due."""
+        while self._eager:
+            now = self._engine.clock.now()
+            awaited = self._find_awaited(self._find_open())
+            due = next((one for one in awaited if one[2] <= now), None)
+            if due is None:
+                return
+            action, pause, _ = due
+            self._note_given(action, pause)
+            await self._tell_run(action, pause)
             self._look_out()
 
-    async def _tell_run(self, action: Answer | Signal) -> None:
-        self._find_open(self._family())
+    def _find_awaited(
+        self, pauses: Sequence[PauseRecord]
+    ) -> list[tuple[Answer | Signal, PauseRecord, datetime]]:
+        """Return which action belongs to which open pause, and when it is due."""
+        return [
+            (action, pause, pause.created_at + timedelta(seconds=action.after))
+            for action, given in self._eager
+            for pause in pauses
+            if _belongs(action, pause) and pause.pause_id not in given
+        ]
+
+    def _note_given(self, action: Answer | Signal, pause: PauseRecord) -> None:
+        for entry in self._eager:
+            if entry[0] is action and pause.pause_id not in entry[1]:
+                if action.always:
+                    entry[1].add(pause.pause_id)
+                else:
+                    self._eager.remove(entry)
+                return
+
+    async def _tell_run(self, action: Answer | Signal, pause: PauseRecord | None = None) -> None:
+        self._find_open()
         before = self._client.run(self._run_id).seq
         try:
-            pauses = self._give(action)
+            pauses = self._give(action, pause)
         except (AnswerRefused, Conflict, NotAllowed, NotFound) as error:
             changed = self._client.run(self._run_id).seq != before
             self._refuse(action, str(error), changed=changed)
@@ -337,16 +371,17 @@ class Player:
             self._write("answered", action.step, f"by {action.by}")
         else:
             self._write("signal", None, action.name)
-        for pause in pauses:
-            if pause.status is PauseStatus.ANSWERED:
+        for given in pauses:
+            if given.status is PauseStatus.ANSWERED:
                 # At once, so that what comes next in the script finds what this has led to.
-                resume = partial(self._engine.resume, pause.pause_id)
+                resume = partial(self._engine.resume, given.pause_id)
                 self._go_on(await self._executor.conclude(resume))
 
-    def _give(self, action: Answer | Signal) -> Iterable[PauseRecord]:
+    def _give(self, action: Answer | Signal, pause: PauseRecord | None) -> Iterable[PauseRecord]:
         if isinstance(action, Signal):
-            return self._client.signal(self._run_id, action.name, action.data, sent_by=action.by)
-        pause_id = self._pauses.get(action.step)
+            run_id = self._run_id if pause is None else pause.run_id
+            return self._client.signal(run_id, action.name, action.data, sent_by=action.by)
+        pause_id = self._pauses.get(action.step) if pause is None else pause.pause_id
         if pause_id is None:
             raise Conflict(f"step {action.step!r} does not wait for an answer yet")
         answer = self._client.answer(
@@ -392,6 +427,12 @@ class Player:
             if (row.step_id, row.index) == (step_id, place) and row.error:
                 return f"{row.error.get('code')}: {row.error.get('message')}"
         return ""
+
+
+def _belongs(action: Answer | Signal, pause: PauseRecord) -> bool:
+    if isinstance(action, Signal):
+        return pause.event == action.name
+    return pause.event is None and pause.step_id == action.step
 
 
 _TOLD = frozenset({StepStatus.WAITING, *END_OF_STEP})

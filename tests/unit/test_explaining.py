@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from iaflow.cli.explaining import Explanation, Ledger, describe_reason, explain
 from iaflow.data.records import NO_INDEX, DecisionRecord, RunRecord, StepRecord
 from iaflow.data.status import StepEnd, StepStatus
+from iaflow.explaining import Explanation, Ledger, describe_reason, explain
 from iaflow.pipeline.plans import RunCancelled, StepCancelled
 from tests.unit.planning import Run, compile_graph, make_document
 
