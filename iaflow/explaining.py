@@ -209,8 +209,8 @@ def describe_items(counts: ItemCounts) -> str:
         "waiting": counts.paused,
         "at work": begun - counts.paused,
     }
-    told = ", ".join(f"{number} {word}" for word, number in parts.items() if number > 0)
-    total = f"{counts.total} item{'' if counts.total == 1 else 's'}"
+    told = ", ".join(f"{number:,} {word}" for word, number in parts.items() if number > 0)
+    total = f"{counts.total:,} item{'' if counts.total == 1 else 's'}"
     return f"{total}: {told}" if told else total
 
 

@@ -250,8 +250,8 @@ def _summary(run: RunRecord, steps: Sequence[StepRecord], seconds: float | None)
         told = told.replace(" skipped", f" skipped{named}")
     if items:
         done, failed = sum(one.succeeded for one in items), sum(one.failed for one in items)
-        told += f"; items: {done} of {sum(one.total for one in items)} succeeded"
-        told += f", {failed} failed" if failed else ""
+        told += f"; items: {done:,} of {sum(one.total for one in items):,} succeeded"
+        told += f", {failed:,} failed" if failed else ""
     return line(status_text(str(run.status)), f"{took}  ", (f"steps: {told or 'none'}", "dim"))
 
 

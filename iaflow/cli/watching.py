@@ -84,10 +84,8 @@ class _Tally:
     told: bool = False
 
     def __str__(self) -> str:
-        parts = [f"{self.ended[word]} {word}" for word in _ENDS if self.ended[word]]
-        return ", ".join(
-            [f"{self.total} items: {parts[0]}", *parts[1:]] if parts else [f"{self.total} items"]
-        )
+        parts = [f"{self.ended[word]:,} {word}" for word in _ENDS if self.ended[word]]
+        return ": ".join(filter(None, [f"{self.total:,} items", ", ".join(parts)]))
 
 
 class Watch:

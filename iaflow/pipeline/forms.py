@@ -49,6 +49,7 @@ __all__ = [
     "FieldType",
     "Form",
     "Option",
+    "describe_change",
     "form_digest",
     "parse_form",
     "validate_answer",
@@ -165,11 +166,29 @@ def form_digest(form_json: Any, shown: Any, content_hash: str) -> str:
         content_hash: the definition's.
 
     Returns:
-        SHA-256 in hexadecimal of their canonical JSON.
+        64 hexadecimal digits: the beginnings of the SHA-256 of each, side by side, so that
+        `describe_change` can tell what of it is another.
     """
-    bound = {"definition": content_hash, "form": form_json, "shown": shown}
-    text = dump_json(bound, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    parts = (form_json, shown, content_hash)
+    return "".join(_hash(part)[:digits] for part, (_, digits) in zip(parts, _BOUND, strict=True))
+
+
+def describe_change(seen: str, now: str) -> str:
+    """Return what is another in one digest than in the other, in words for people."""
+    names, at = [], 0
+    for name, digits in _BOUND:
+        if seen[at : at + digits] != now[at : at + digits]:
+            names.append(name)
+        at += digits
+    return " and ".join(names) or "nothing"
+
+
+_BOUND: Final = (("the form", 20), ("what is shown", 20), ("the definition", 24))
+"""What an answer is bound to, and how many digits of a digest stand for it: 80 bits and more."""
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(dump_json(value, sort_keys=True).encode()).hexdigest()
 
 
 _TYPES: Final = tuple(str(kind) for kind in FieldType)

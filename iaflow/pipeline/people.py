@@ -18,7 +18,7 @@ from iaflow.errors import AnswerRefused, Conflict, NotAllowed, NotFound, Problem
 from iaflow.pipeline.conditions import ConditionFailed
 from iaflow.pipeline.core import Core, is_uuid
 from iaflow.pipeline.endings import end_of_pause, is_rejection
-from iaflow.pipeline.forms import parse_form, validate_answer
+from iaflow.pipeline.forms import describe_change, parse_form, validate_answer
 from iaflow.pipeline.plans import Judged
 from iaflow.pipeline.settler import NOTHING_JUDGED, Settled
 from iaflow.pipeline.strict_json import check_json_value
@@ -83,8 +83,10 @@ class PeopleVerbs(Core):
         if problems:
             raise AnswerRefused(tuple(problems))
         if digest is not None and digest != pause.digest:
+            changed = describe_change(digest, pause.digest)
             raise Conflict(
-                f"pause {pause_id} shows something else by now: read it again, then answer"
+                f"pause {pause_id} is not what was answered: {changed} changed since then; "
+                "read it again, then answer"
             )
         now = self.clock.now()
         rejects = pause.quorum > 1 and self._rejects(pause, cleaned)

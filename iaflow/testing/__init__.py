@@ -14,14 +14,17 @@ if TYPE_CHECKING:
     from iaflow.rehearsal.scripts import Answer, CancelRun, CancelStep, Signal
     from iaflow.rehearsal.staging import rehearse, rehearse_async
     from iaflow.rehearsal.virtual_time import VirtualClock, VirtualLoop
+    from iaflow.testing.routing import Asked, ScriptedRouter
     from iaflow.testing.single_step import make_context, run_step, run_step_async
 
 __all__ = [
     "Answer",
+    "Asked",
     "CancelRun",
     "CancelStep",
     "Refusal",
     "Rehearsal",
+    "ScriptedRouter",
     "Signal",
     "StepOutcome",
     "VirtualClock",
@@ -35,10 +38,12 @@ __all__ = [
 
 _HOMES = {
     "Answer": "iaflow.rehearsal.scripts",
+    "Asked": "iaflow.testing.routing",
     "CancelRun": "iaflow.rehearsal.scripts",
     "CancelStep": "iaflow.rehearsal.scripts",
     "Refusal": "iaflow.rehearsal.outcome",
     "Rehearsal": "iaflow.rehearsal.outcome",
+    "ScriptedRouter": "iaflow.testing.routing",
     "Signal": "iaflow.rehearsal.scripts",
     "StepOutcome": "iaflow.rehearsal.outcome",
     "VirtualClock": "iaflow.rehearsal.virtual_time",

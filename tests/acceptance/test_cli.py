@@ -6,7 +6,6 @@ Starts servers only where a test asks for them. Run by pytest.
 
 import contextlib
 import gzip
-import itertools
 import json
 import os
 import pty
@@ -25,13 +24,11 @@ from typing import Any
 import jsonschema
 import pytest
 
+from tests.acceptance.shell import IAFLOW, Shell, chain, step
 from tests.servers.processes import wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
-# -P: as the console script, which does not put the current folder on the path.
-IAFLOW = [sys.executable, "-P", "-m", "iaflow.cli"]
 COMMANDS = (
-    "answer cancel doctor graph import inbox pipelines resume run runs schema show start validate"
+    "answer cancel doctor graph import inbox pipelines resume rerun retry run runs schema show signal simulate start validate"
     " why"
 ).split()
 
@@ -70,17 +67,6 @@ STEPS = """
 """
 
 
-def step(name: str, step_class: str, **more: Any) -> dict[str, Any]:
-    return {"id": name, "module": "cli_steps", "step_class": step_class, **more}
-
-
-def chain(name: str, *steps: dict[str, Any], **more: Any) -> dict[str, Any]:
-    ids = [one["id"] for one in steps]
-    transitions = [{"from": a, "to": b} for a, b in itertools.pairwise(ids)]
-    flow = {"start_at": ids[0], "transitions": transitions}
-    return {"name": name, "steps": list(steps), "flow": flow, **more}
-
-
 FIELDS = [
     {"name": "decision", "type": "radio", "options": ["Approve", "Reject"]},
     {"name": "notes", "type": "textarea"},
@@ -113,49 +99,6 @@ DOCUMENTS = {
     },
 }
 DOCUMENTS["approval"]["flow"]["transitions"][0]["condition"] = "result.decision == 'Approve'"
-
-
-class Shell:
-    """A user's terminal: a folder, and what is exported in it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.env: dict[str, str] = {}
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {**os.environ, "PYTHONPATH": str(ROOT), **self.env}
-
-    def run(
-        self, *args: str | Path, code: int | None = 0, stdin: str = ""
-    ) -> subprocess.CompletedProcess[str]:
-        ran = subprocess.run(
-            [*IAFLOW, *map(str, args)],
-            cwd=self.folder,
-            env=self.environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        told = f"exit {ran.returncode}\n--- stdout\n{ran.stdout}\n--- stderr\n{ran.stderr}"
-        assert code is None or ran.returncode == code, told
-        assert "Traceback (most recent call last)" not in ran.stderr, told
-        return ran
-
-    def json(self, *args: str | Path, code: int | None = 0, stdin: str = "") -> Any:
-        return json.loads(self.run(*args, "--json", code=code, stdin=stdin).stdout)
-
-    def start(self, *args: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*IAFLOW, *args],
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
 
 
 @pytest.fixture
@@ -299,10 +242,10 @@ def test_a_run_that_pauses_is_answered_by_the_command_it_prints(shell: Shell) ->
 
 def test_the_payload_of_a_waiting_run(shell: Shell) -> None:
     result = shell.json("run", "approval.json", code=4)
-    assert result.keys() == {"run_id", "status", "outputs", "pauses"}
+    assert result.keys() == {"run_id", "status", "outputs", "pauses", "events"}
     assert (result["status"], result["outputs"]) == ("waiting", None)
     [pause] = result["pauses"]
-    assert {"pause_id", "step_id", "ui_schema", "shown", "expires_at"} <= pause.keys()
+    assert {"pause_id", "run_id", "step_id", "ui_schema", "shown", "expires_at"} <= pause.keys()
     assert pause["ui_schema"] == ASK["config"]["ui_schema"]  # type: ignore[index]
     assert pause["shown"] == {"total": 12.5}
     [listed] = shell.json("inbox")

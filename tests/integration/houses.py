@@ -288,12 +288,12 @@ class House:
             self.started.append(started.run_id)
         return started
 
-    def drive(self, run_id: str) -> RunRecord:
+    def drive(self, run_id: str, seconds: float = DEADLINE) -> RunRecord:
         """Let the embedded executor carry a run to where it rests."""
 
         async def drive() -> None:
             async with self.executor() as executor:
-                await asyncio.wait_for(executor.drive(run_id), DEADLINE)
+                await asyncio.wait_for(executor.drive(run_id), seconds)
 
         asyncio.run(drive())
         return self.read(run_id)

@@ -14,6 +14,7 @@ from iaflow.pipeline.forms import (
     ANSWER_CODES,
     CODES,
     Form,
+    describe_change,
     form_digest,
     parse_form,
     validate_answer,
@@ -256,6 +257,15 @@ def test_the_digest_changes_with_all_that_was_shown() -> None:
         form_digest(REVIEW, {"a": 1, "b": "é"}, "i"),
     ]
     assert len({digest, *others}) == 5
+    assert [describe_change(other, digest) for other in others] == [
+        "the form",
+        "what is shown",
+        "what is shown",
+        "the definition",
+    ]
+    assert describe_change(form_digest({}, None, "i"), digest) == (
+        "the form and what is shown and the definition"
+    )
 
 
 VALUES = st.recursive(

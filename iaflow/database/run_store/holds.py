@@ -92,8 +92,9 @@ class HoldStore:
             name: of the rate; one for all runs.
             spacing: between two starts.
         """
-        rows = tx.fetch(self._sql.read_slot, name=name)
-        next_at = read_instant(rows[0][0]) if rows else None
+        # Of two that are the first ever, one waits here for the other's row.
+        rows = tx.fetch(self._sql.lock_slot, name=name, next_at=not_before)
+        next_at = read_instant(rows[0][0])
         first = not_before if next_at is None else max(next_at, not_before)
         slots = [first + spacing * place for place in range(count)]
         tx.queue(self._sql.put_slot, name=name, next_at=slots[-1] + spacing)
@@ -180,9 +181,13 @@ class _Statements:
         )
         self.free_keys_of_step = Statement("iaflow_free_keys_of_step", free.where(of_run, of_step))
         self.free_keys_of_run = Statement("iaflow_free_keys_of_run", free.where(of_run))
-        read = sa.select(slots.c.next_at).where(slots.c.name == bind("name"))
-        self.read_slot = Statement("iaflow_read_slot", read.with_for_update())
         put = insert(slots).values(name=bind("name"), next_at=bind("next_at"))
+        self.lock_slot = Statement(
+            "iaflow_lock_slot",
+            put.on_conflict_do_update(
+                index_elements=["name"], set_={"next_at": slots.c.next_at}
+            ).returning(slots.c.next_at),
+        )
         self.put_slot = Statement(
             "iaflow_put_slot",
             put.on_conflict_do_update(
