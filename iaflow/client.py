@@ -330,7 +330,12 @@ class Client:
             NotFound, AnswerRefused, Conflict: see `Engine.signal`.
         """
         events = self._engine.signal(
-            run_id, name, {} if payload is None else payload, sent_by=sent_by, key=key
+            run_id,
+            name,
+            {} if payload is None else payload,
+            sent_by=sent_by,
+            key=key,
+            publish=self._executor.submit if self._executor is not None else _leave,
         )
         self._go_on(events)
         return events

@@ -445,14 +445,16 @@ def _tell_hold(ledger: Ledger, record: StepRecord) -> str:
 
 
 def _tell_wait(ledger: Ledger, record: StepRecord) -> str:
+    step = ledger.graph.nodes[record.step_id].step
     match record.waits_for:
-        case WaitsFor.SIGNAL:
-            name = ledger.graph.nodes[record.step_id].step.config.get("name")
-            return f"the signal {name}"
         case WaitsFor.TIME:
             return f"a time: {_time(record.due_at)}" if record.due_at else "a time"
         case WaitsFor.RUN:
-            return f"a run of {ledger.graph.nodes[record.step_id].step.pipeline}"
+            return f"a run of {step.pipeline}"
+        case WaitsFor.RUN_OUTSIDE:
+            return f"a run of {step.pipeline}, which waits for somebody"
+        case WaitsFor.SIGNAL:
+            return f"the signal {step.config.get('name')}"
         case _:
             return "a person"
 

@@ -31,7 +31,7 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.RUN_FAILED: "the run failed or was cancelled; a check of `doctor` failed",
     ExitCode.USAGE: "usage, input or configuration: nothing was started",
     ExitCode.DEFINITION_REFUSED: "a definition is refused",
-    ExitCode.WAITING: "the run waits for a person",
+    ExitCode.WAITING: "the run waits for a person or a signal",
     ExitCode.NOT_REACHABLE: "the database or the broker cannot be reached",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C; the run is kept",
 }

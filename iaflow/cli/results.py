@@ -54,6 +54,9 @@ FRAMES_SHOWN: Final = 12
 # The frames between the engine and a step: its attempt, and the thread of a plain `def work`.
 _IS_OURS: Final = re.compile(r"[/\\](iaflow[/\\]pipeline|asyncio|concurrent[/\\]futures)[/\\]")
 
+QUESTIONS_SHOWN: Final = 10
+"""Questions, and signals, of one run that are shown in full."""
+
 _EXAMPLES: Final[Mapping[str, str]] = {
     "number": "1.5",
     "integer": "1",
@@ -184,12 +187,18 @@ def show_event(event: Mapping[str, Any], *, db: str | None, of: str | None = Non
 
 
 def show_waiting(app: Application, run_id: str, *, db: str | None) -> None:
-    """Show all that a run and the runs below it wait for."""
+    """Show what a run and the runs below it wait for: all of it, or the first of many."""
     payload = app.client.waiting_payload(run_id)
-    for pause in payload["pauses"]:
+    for pause in payload["pauses"][:QUESTIONS_SHOWN]:
         show_question(pause, db=db, of=run_id)
-    for event in payload["events"]:
+    for event in payload["events"][:QUESTIONS_SHOWN]:
         show_event(event, db=db, of=run_id)
+    if len(payload["pauses"]) > QUESTIONS_SHOWN:
+        advice = f"there are more questions:  iaflow inbox --run {run_id}{quote_db(db)}"
+        errors().print(hint(advice), soft_wrap=True)
+    if len(payload["events"]) > QUESTIONS_SHOWN:
+        advice = f"it waits for more signals:  iaflow show {run_id} --json{quote_db(db)}"
+        errors().print(hint(advice), soft_wrap=True)
 
 
 def form_lines(step_id: str, form: Mapping[str, Any], shown: Any) -> list[Text]:

@@ -155,7 +155,7 @@ def resume(run_id: str | None, db: str | None, as_json: bool) -> int:
     Take up unfinished runs of this database, such as after a crash.
 
     Steps that a lost process held are taken over when their lease is over, with the inputs they
-    had. Runs that wait for a person are named and left waiting. Without RUN: all of them, the
+    had. Runs that wait for a person or a signal are named and left waiting. Without RUN: all of them, the
     oldest first. The exit code is that of the worst end.
     """
     with open_app(db, here=True) as app:
@@ -194,14 +194,16 @@ def _show_found(app: Application, record: RunRecord) -> None:
     )
     lease = format_seconds(app.settings.lease_seconds)
     for step in app.client.steps(record.run_id, items=False, payloads=False):
-        if step.status is StepStatus.RUNNING:
-            console.print(
-                hint(
-                    f"step {step.step_id} is held by worker {step.worker}; if that is lost, it "
-                    f"is taken over when its lease ends, in {lease} at most"
-                ),
-                soft_wrap=True,
-            )
+        if step.status is not StepStatus.RUNNING:
+            continue
+        if step.items is None:
+            held = f"step {step.step_id} is held by worker {step.worker}; if that is lost, it is"
+        elif step.items.started > step.items.ended + step.items.paused:
+            held = f"items of step {step.step_id} are at work; those of a lost worker are"
+        else:
+            continue
+        advice = f"{held} taken over when its lease ends, in {lease} at most"
+        console.print(hint(advice), soft_wrap=True)
 
 
 def _worst(codes: set[ExitCode]) -> ExitCode:

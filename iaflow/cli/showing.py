@@ -334,5 +334,7 @@ def _tell_wait(step: StepRecord, now: datetime, around: _Around) -> str:
             return f"for {describe_people(pause, around.answers.get(pause.pause_id, 0))}"
         case _ if child is not None:
             return f"for run {child.run_id}"
+        case WaitsFor.RUN | WaitsFor.RUN_OUTSIDE:
+            return "for the end of a run"
         case _:
-            return "" if step.waits_for is None else f"for {step.waits_for}"
+            return ""

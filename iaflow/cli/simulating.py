@@ -56,7 +56,6 @@ FORMS_SHOWN: Final = 10
 @click.argument("file", type=click.Path(path_type=Path))
 @input_option
 @click.option(
-    "-o",
     "--outputs",
     multiple=True,
     metavar="STEP=JSON|FILE",
@@ -319,14 +318,13 @@ def _show_end(story: Simulation) -> None:
         where = f"step {story.error['step_id']}: " if story.error["step_id"] else ""
         fault = f"{where}{story.error['code']}: {story.error['message']}"
         console.print(line("  ", (fault, "red")), soft_wrap=True)
-    for asked in story.waiting:
+    # By what is to be given, as many runs below may wait for the same.
+    waiting = {asked.signal or asked.step.rpartition("/")[2]: asked for asked in story.waiting}
+    for name, asked in waiting.items():
         if asked.signal is not None:
-            advice = f"waits for the signal {asked.signal}: give it with  --signal {asked.signal}"
+            advice = f"waits for the signal {name}: give it with  --signal {name}"
         else:
-            step = asked.step.rpartition("/")[2]
-            advice = (
-                f"waits for an answer to {asked.step}: give it with  --answer {step}.FIELD=VALUE"
-            )
+            advice = f"waits for an answer to {name}: give it with  --answer {name}.FIELD=VALUE"
         errors().print(hint(advice), soft_wrap=True)
     for unused in story.unused:
         errors().print(line(("! ", "yellow"), unused), soft_wrap=True)

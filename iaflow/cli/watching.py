@@ -81,10 +81,12 @@ class _Tally:
     total: int
     began: float
     ended: Counter[str] = field(default_factory=Counter)
+    waiting: set[int] = field(default_factory=set)
     told: bool = False
 
     def __str__(self) -> str:
         parts = [f"{self.ended[word]:,} {word}" for word in _ENDS if self.ended[word]]
+        parts += [f"{len(self.waiting):,} waiting"] if self.waiting else []
         return ": ".join(filter(None, [f"{self.total:,} items", ", ".join(parts)]))
 
 
@@ -168,8 +170,11 @@ class Watch:
 
     def _count(self, tally: _Tally, seen: Seen) -> None:
         """Count an item that ended; of those that failed, the first ones have a line each."""
+        if seen.status == StepStatus.WAITING:
+            tally.waiting.add(seen.index)
         if seen.status not in END_OF_STEP:
             return
+        tally.waiting.discard(seen.index)
         tally.ended[seen.status] += 1
         if seen.status == StepStatus.FAILED:
             self._failed_items[seen.step_id] += 1
@@ -184,6 +189,8 @@ class Watch:
         tally.told = True
         over = tally.ended.total() == tally.total
         status = str(StepStatus.SUCCEEDED if over else StepStatus.RUNNING)
+        if tally.waiting:
+            status = str(StepStatus.WAITING)
         if tally.ended[StepStatus.FAILED]:
             # Whether so many may fail is the step's affair, which the end of the run tells.
             status = "ended"

@@ -182,11 +182,14 @@ class Spawned:
         content_hash: the version to run, which is kept.
         parameters: the child run's, merged and validated.
         wait: the step takes the child's end for its own.
+        run_id: the child run's: a settle that is done again, once code has judged, begins the
+            run that code was told of.
     """
 
     content_hash: str
     parameters: Mapping[str, Any]
     wait: bool
+    run_id: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,10 +187,10 @@ class Core:
         """Add what a committed change leads to in other runs; extended by `families`."""
         raise NotImplementedError
 
-    def grant(self, keys: tuple[str, ...]) -> list[StepTask]:
-        """Give free keys to who waits for them; return the steps that may start now."""
+    def grant(self, keys: tuple[str, ...], *, but: StepTask | None = None) -> list[StepTask]:
+        """Give free keys to who waits for them, others than `but` first; return who may start."""
         now = self.clock.now()
-        granted = (self.holds.grant(key, now=now) for key in dict.fromkeys(keys))
+        granted = (self.holds.grant(key, now=now, but=but) for key in dict.fromkeys(keys))
         return [task for task in granted if task is not None]
 
 

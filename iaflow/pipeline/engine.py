@@ -148,7 +148,7 @@ class Engine(PeopleVerbs, SecondChanceVerbs, FamilyVerbs):
             worker=worker,
             now=now,
             lease_until=now + self.lease,
-            reads=reads_of(node),
+            reads=reads_of(node, is_item=task.index != NO_INDEX),
         )
         if row is None:
             return None
@@ -223,7 +223,8 @@ class Engine(PeopleVerbs, SecondChanceVerbs, FamilyVerbs):
         """
         Give a step that lost its worker back to the others; its retries are not touched.
 
-        The key that the lost attempt held is free: whoever has waited longest gets it.
+        The key that the lost attempt held is free: of the others, whoever has waited longest
+        gets it, since nobody may be there to carry this run on.
         """
         task = lost.task
         node = self.pinned(task.run_id)[1].nodes[task.step_id]
@@ -238,7 +239,7 @@ class Engine(PeopleVerbs, SecondChanceVerbs, FamilyVerbs):
             return self.holds.free(tx, task.run_id, task.step_id, task.index)
 
         keys = tuple(self.database.perform(give_back))
-        granted = tuple(self.grant(keys))
+        granted = tuple(self.grant(keys, but=task))
         return Settled(task.run_id, RunStatus.RUNNING, granted, is_stale=True)
 
     # -- control
@@ -288,7 +289,7 @@ class Engine(PeopleVerbs, SecondChanceVerbs, FamilyVerbs):
         if is_item:
             scope = replace(scope, item=_parse_item(row.item), index=claim.index)
         inputs = resolve_inputs(graph, node, scope, kept=row.inputs, taken=taken)
-        if row.inputs is None and graph.has_early_joins:
+        if row.inputs is None and graph.has_early_joins and inputs.fault is None:
             # Elsewhere a step's ancestors have all ended at its claim, so that a later
             # attempt resolves the same inputs; they are kept with the end.
             self._settles.keep_inputs(claim.run_id, claim.step_id, claim.index, inputs.text)
@@ -416,7 +417,7 @@ class Engine(PeopleVerbs, SecondChanceVerbs, FamilyVerbs):
             ),
             depth=header.depth + 1,
         )
-        return self.begin(tx, graph, new, spawned.parameters)
+        return self.begin(tx, graph, replace(new, run_id=spawned.run_id), spawned.parameters)
 
     def _control(self, run_id: str, step_id: str | None, change: Change) -> Settled:
         header, graph = self.pinned(run_id)

@@ -7,7 +7,7 @@ two runs are ever locked at once; what a crash leaves out, the sweep finds. Part
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 from iaflow.data.records import Failed, RunRecord, StepTask, Succeeded
@@ -20,7 +20,8 @@ from iaflow.pipeline.definition import StepType
 from iaflow.pipeline.endings import check_output, end_of_attempt
 from iaflow.pipeline.graph import Graph, Node
 from iaflow.pipeline.plans import Judged, RunCancelled, RunStarted, StepWaits
-from iaflow.pipeline.settler import NOTHING_JUDGED, Settled
+from iaflow.pipeline.retry import read_rate
+from iaflow.pipeline.settler import NOTHING_JUDGED, CodeWanted, Settled
 
 __all__ = ["FamilyVerbs"]
 
@@ -30,7 +31,10 @@ class FamilyVerbs(Core):
 
     def follow_up(self, settled: Settled) -> Settled:
         """Add what a committed change leads to in other runs."""
-        if settled.is_stale:
+        return self._lead_on(settled, gives_turns=True)
+
+    def _lead_on(self, settled: Settled, *, gives_turns: bool) -> Settled:
+        if settled.is_stale or settled.questions:
             return settled
         header, graph = self.pinned(settled.run_id)
         tasks = [*settled.tasks, *self.grant(settled.keys)]
@@ -42,7 +46,7 @@ class FamilyVerbs(Core):
         rests = {settled.run_status, settled.was} & {RunStatus.WAITING}
         if header.parent is not None and (ended or (rests and settled.was != settled.run_status)):
             follow_ups.append(partial(self.follow, settled.run_id))
-        if ended and graph.definition.max_concurrent_runs is not None:
+        if gives_turns and ended and graph.definition.max_concurrent_runs is not None:
             tasks += self.give_turns(graph.definition.slug)
         if len(tasks) == len(settled.tasks) and not follow_ups:
             return settled
@@ -121,6 +125,41 @@ class FamilyVerbs(Core):
         found = (self.claims.next_due(run_id), self.waits.next_limit(run_id))
         return min((instant for instant in found if instant is not None), default=None)
 
+    def release_due(self, now: datetime, run_id: str | None = None) -> list[StepTask]:
+        """
+        Let steps start whose rate is due; of one run if given.
+
+        Of several of one rate that are overdue, since nobody looked in time, the first starts
+        and the others are spaced anew: a rate is not saved up.
+        """
+        lines: dict[str, list[StepTask]] = {}
+        for task in self.holds.find_due(now=now, run_id=run_id):
+            slug = self.pinned(task.run_id)[0].slug
+            lines.setdefault(f"{slug}/{task.step_id}", []).append(task)
+        started: list[StepTask] = []
+        for name, (first, *others) in lines.items():
+            step = self.pinned(first.run_id)[1].nodes[first.step_id].step
+
+            def let_go(
+                tx: Connection,
+                name: str = name,
+                first: StepTask = first,
+                others: list[StepTask] = others,
+                rate: str | None = step.rate_limit,
+            ) -> bool:
+                if others and rate is not None:
+                    spacing = timedelta(seconds=read_rate(rate))
+                    slots = self.holds.reserve(
+                        tx, name, spacing=spacing, not_before=now + spacing, count=len(others)
+                    )
+                    for task, slot in zip(others, slots, strict=True):
+                        self.holds.put_off(tx, task, now=now, until=slot)
+                return self.holds.release(tx, first, now=now)
+
+            if self.database.perform(let_go):
+                started.append(first)
+        return started
+
     def ring(self, waiting: WaitingStep, judged: Judged = NOTHING_JUDGED) -> Settled:
         """End the waiting of a step whose time is over: a timer, or a child's timeout."""
         graph = self.pinned(waiting.run_id)[1]
@@ -188,19 +227,24 @@ class FamilyVerbs(Core):
         """Begin runs of a pipeline that wait for their turn, the oldest first, while they may."""
         tasks: list[StepTask] = []
         while (run_id := self.waits.find_pending(slug)) is not None:
-            settled = self._begin_pending(run_id)
-            if settled is None:
+            settled = self._begin_pending(run_id, NOTHING_JUDGED)
+            if settled.questions or settled.run_status is RunStatus.PENDING:
                 break
-            tasks += settled.tasks
+            # Of those that end as they begin, this loop is what gives the turn on.
+            tasks += self._lead_on(settled, gives_turns=False).tasks
         return tasks
 
-    def _begin_pending(self, run_id: str) -> Settled | None:
+    def take_turn(self, run_id: str, judged: Judged = NOTHING_JUDGED) -> Settled:
+        """Begin a run that waits for its turn, if it may; as a verb, for what needs code."""
+        return self.follow_up(self._begin_pending(run_id, judged))
+
+    def _begin_pending(self, run_id: str, judged: Judged) -> Settled:
         header, graph = self.pinned(run_id)
         limit = graph.definition.max_concurrent_runs
 
-        def begin(tx: Connection) -> Settled | None:
+        def begin(tx: Connection) -> Settled:
             if limit is not None and self.waits.count_running(tx, header.slug) >= limit:
-                return None
+                return Settled(run_id, RunStatus.PENDING, is_stale=True)
             now = self.clock.now()
             deadline_at = add_seconds(now, graph.definition.run_timeout)
             self.waits.mark_begun(tx, run_id, now=now, deadline_at=deadline_at)
@@ -208,11 +252,19 @@ class FamilyVerbs(Core):
             if locked.run.status is not RunStatus.PENDING:
                 return Settled(run_id, locked.run.status, is_stale=True)
             return self._settler.apply(
-                tx, graph, locked, RunStarted(), parameters=header.parameters, now=now
+                tx,
+                graph,
+                locked,
+                RunStarted(),
+                parameters=header.parameters,
+                now=now,
+                judged=judged,
             )
 
-        settled = self.database.perform(begin)
-        return None if settled is None else self.follow_up(settled)
+        try:
+            return self.database.perform(begin)
+        except CodeWanted as wanted:
+            return Settled(run_id, RunStatus.PENDING, questions=wanted.questions)
 
 
 def _outcome_of(child: RunRecord, node: Node) -> Succeeded | Failed:

@@ -75,6 +75,7 @@ class Node:
         shown: the template of `config.show` of a person's step.
         reads: steps whose outputs its templates refer to, in document order.
         reads_errors: steps whose errors they refer to.
+        input_reads: steps whose outputs `inputs` alone refers to: what an item must be brought.
         form: what a person's step asks; None on other types.
         reject_when: the condition on the answer; reads `result` and the parameters only.
         concurrency_key: the template of the key.
@@ -96,6 +97,7 @@ class Node:
     key_reads: tuple[str, ...] = ()
     key_reads_errors: tuple[str, ...] = ()
     timer: Template | None = None
+    input_reads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,6 +388,7 @@ class _Builder:
             key_reads=key_reads,
             key_reads_errors=key_reads_errors,
             timer=timer,
+            input_reads=self._find_reads(inputs)[0],
         )
 
     def _compile_timer(self, step: StepDefinition, here: str) -> Template | None:

@@ -45,8 +45,14 @@ class Inputs:
     timer: Any = None
 
 
-def reads_of(node: Node) -> tuple[str, ...]:
-    """Return whose outputs a claim must bring: without `inputs`, those of all sources too."""
+def reads_of(node: Node, *, is_item: bool = False) -> tuple[str, ...]:
+    """
+    Return whose outputs a claim must bring: without `inputs`, those of all sources too.
+
+    An item has its value already: not the list that it is from, which may be long.
+    """
+    if is_item:
+        return node.input_reads
     if node.inputs is not None:
         return node.reads
     sources = dict.fromkeys(edge.source for edge in node.incoming)
@@ -78,11 +84,29 @@ def resolve_inputs(
         else:
             data = _everything(graph, scope, taken)
         shown = _render_optional(node.shown, scope)
-        timer = _render_optional(node.timer, scope)
+        if node.timer is not None:
+            data = _with_timer(node, data, scope, is_kept=kept is not None)
     except RenderFailed as error:
         return _faulty(error.code, str(error))
     text = kept if kept is not None else dump_json(data)
+    timer = data[_timer_key(node)] if node.timer is not None else None
     return Inputs(data, shown, text, timer=timer)
+
+
+def _with_timer(node: Node, data: Any, scope: Scope, *, is_kept: bool) -> Any:
+    """
+    Return the inputs of a wait: those of its own, and what its time came to at the first claim.
+
+    A wait has nothing else to work with: without `inputs` it is given its time alone.
+    """
+    if is_kept:
+        return data
+    own = data if node.inputs is not None else {}
+    return {**own, _timer_key(node): _render_optional(node.timer, scope)}
+
+
+def _timer_key(node: Node) -> str:
+    return "until" if "until" in node.step.config else "seconds"
 
 
 def _resolve_items(node: Node, scope: Scope, kept: str | None) -> Inputs:

@@ -88,10 +88,19 @@ def conclude_alone(verb: Verb) -> Settled:
     """
     Do a verb where no code can run; what needs some is left to the next sweep of a worker.
 
-    A `Settled` with questions has changed nothing.
+    A `Settled` with questions has changed nothing. Otherwise the verb is done, and so is of what
+    it leads to in other runs whatever needs no code.
     """
-    steps = Concluding(verb)
-    return steps.settled if steps.wanted is None else steps.wanted
+    settled = verb({})
+    if settled.questions:
+        return settled
+    results, left = [settled], list(settled.follow_ups)
+    while left:
+        more = left.pop(0)({})
+        if not more.questions:
+            results.append(more)
+            left += more.follow_ups
+    return _merge(results)
 
 
 def _conclude(verb: Verb) -> Generator[Settled, Judged, Settled]:
@@ -103,14 +112,19 @@ def _conclude(verb: Verb) -> Generator[Settled, Judged, Settled]:
             index: {**judged.get(index, {}), **found.get(index, {})} for index in {*judged, *found}
         }
         settled = verb(judged)
-    tasks, due = list(settled.tasks), [settled.due_at]
+    results = [settled]
     for follow_up in settled.follow_ups:
         more = yield from _conclude(follow_up)
-        tasks += more.tasks
-        due.append(more.due_at)
+        results.append(more)
+    return _merge(results)
+
+
+def _merge(results: list[Settled]) -> Settled:
+    """Return the first of these, with the tasks of all and what is due first of any."""
+    due = (settled.due_at for settled in results)
     return replace(
-        settled,
-        tasks=tuple(tasks),
+        results[0],
+        tasks=tuple(task for settled in results for task in settled.tasks),
         due_at=min((instant for instant in due if instant is not None), default=None),
         follow_ups=(),
     )

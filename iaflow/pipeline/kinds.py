@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+import uuid_utils
+
 from iaflow.data.records import (
     Failed,
     Fanned,
@@ -151,4 +153,5 @@ def _spawn(
     except InputRefused as error:
         return Failed("input_invalid", str(error)[:MESSAGE_KEPT], retryable=False)
     keep_version(graph)
-    return Spawned(graph.definition.content_hash, parameters, step.wait)
+    run_id = str(uuid_utils.uuid7())
+    return Spawned(graph.definition.content_hash, parameters, step.wait, run_id)

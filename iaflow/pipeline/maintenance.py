@@ -84,9 +84,12 @@ def sweep(
         Duty("orphan", run_id, partial(engine.cancel_orphan, run_id))
         for run_id in engine.waits.find_orphans()
     )
-    turns = [
-        task for slug in engine.waits.find_slugs_with_pending() for task in engine.give_turns(slug)
-    ]
+    turns: list[StepTask] = []
+    for slug in engine.waits.find_slugs_with_pending():
+        turns += engine.give_turns(slug)
+        pending = engine.waits.find_pending(slug)
+        if pending is not None:
+            duties.append(Duty("turn", pending, partial(engine.take_turn, pending)))
     republished = _republish(engine, now - timedelta(seconds=republish_seconds), depth)
     tasks = engine.name_tasks((*staged.tasks, *turns, *republished))
     counts = {**staged.counts, "republished": len(republished)}
@@ -97,7 +100,7 @@ def stage(engine: Engine, run_id: str | None = None) -> Swept:
     """Find what is due by the clock alone: retries, timers, rates, expiries; of one run if given."""
     now = engine.clock.now()
     tasks, keys = engine.claims.stage_due(now=now, run_id=run_id)
-    tasks += engine.holds.release_due(now=now, run_id=run_id)
+    tasks += engine.release_due(now, run_id)
     keys += engine.holds.find_free(now=now)
     tasks += engine.grant(tuple(keys))
     expired = engine.pauses.mark_expired(now=now, run_id=run_id)
@@ -122,7 +125,17 @@ def sweep_run(engine: Engine, run_id: str) -> Swept:
     """Do the same for one run, for an executor that drives it alone; nothing is republished."""
     now = engine.clock.now()
     staged = stage(engine, run_id)
-    return Swept(staged.tasks, (*staged.duties, *_duties_of(engine, run_id, now)), staged.counts)
+    header = engine.pinned(run_id)[0]
+    # It waits for its turn, which the process of an earlier run may not have lived to give.
+    turns = engine.give_turns(header.slug) if header.began_at is None else []
+    before = now - engine.lease
+    for idle in engine.holds.find_idle(run_id, before=before):
+        # Nobody may be there to carry that run on; it gets the key back after those who wait.
+        turns += engine.grant(tuple(engine.holds.take_back(idle, before=before)), but=idle)
+    duties = [*staged.duties, *_duties_of(engine, run_id, now)]
+    if header.began_at is None:
+        duties.append(Duty("turn", run_id, partial(engine.take_turn, run_id)))
+    return Swept((*staged.tasks, *turns), tuple(duties), staged.counts)
 
 
 def _duties_of(engine: Engine, run_id: str, now: datetime) -> Iterator[Duty]:
@@ -131,8 +144,11 @@ def _duties_of(engine: Engine, run_id: str, now: datetime) -> Iterator[Duty]:
     for lost in engine.claims.find_lost_holders(now=now, run_id=run_id):
         # Of another run, whose own process may be gone for good: its key must not be.
         yield Duty("lost", lost.task.step_id, partial(_without_code, partial(engine.rescue, lost)))
-    for child in engine.waits.find_orphans(run_id=run_id):
-        yield Duty("orphan", child, partial(engine.cancel_orphan, child))
+    if engine.pinned(run_id)[1].has_children:
+        for child in engine.waits.find_unfollowed(run_id=run_id):
+            yield Duty("unfollowed", child, partial(engine.follow, child))
+        for child in engine.waits.find_orphans(run_id=run_id):
+            yield Duty("orphan", child, partial(engine.cancel_orphan, child))
 
 
 def _find_overdue(engine: Engine, run_id: str | None, now: datetime) -> list[str]:

@@ -111,10 +111,7 @@ class PeopleVerbs(Core):
         accepted = self.database.perform(accept)
         if accepted is None:
             settled_others = True
-            for other in self.pauses.find_unsettled(run_id=pause.run_id):
-                # What needs code is left to the worker that was told.
-                if other.pause_id != pause_id:
-                    publish(self.resume(other.pause_id).tasks)
+            self._settle_others(pause.run_id, pause_id, publish)
             accepted = self.database.perform(accept)
         pause = self.read_pause(pause_id)
         if accepted or self._is_repeated(pause, answered_by, cleaned, key):
@@ -129,6 +126,7 @@ class PeopleVerbs(Core):
         *,
         sent_by: str,
         key: str | None = None,
+        publish: Callable[[tuple[StepTask, ...]], object] = lambda tasks: None,
     ) -> tuple[PauseRecord, ...]:
         """
         Give a signal to a run: every step of it that waits for that name gets it.
@@ -138,6 +136,7 @@ class PeopleVerbs(Core):
         Args:
             payload: an object within the limits of a document: the steps' output.
             key: a repeated signal with the same key and payload gets the same reply.
+            publish: as for `answer`: what was accepted before goes first.
 
         Raises:
             NotFound: there is no such run.
@@ -155,7 +154,10 @@ class PeopleVerbs(Core):
         events = self.pauses.list_events(run_id)
         waiting = [e for e in events if e.event == name and e.status is PauseStatus.OPEN]
 
-        def accept(tx: Connection) -> list[str]:
+        def accept(tx: Connection) -> list[str] | None:
+            self._settles.lock_run(tx, run_id)
+            if not settled_others and self.pauses.has_unsettled(tx, run_id, but=""):
+                return None
             return [
                 event.pause_id
                 for event in waiting
@@ -164,8 +166,13 @@ class PeopleVerbs(Core):
                 )
             ]
 
+        settled_others = not waiting
         accepted = self.database.perform(accept)
-        found = tuple(self.read_pause(pause_id) for pause_id in accepted)
+        if accepted is None:
+            settled_others = True
+            self._settle_others(run_id, None, publish)
+            accepted = self.database.perform(accept)
+        found = tuple(self.read_pause(pause_id) for pause_id in accepted or ())
         if not found and key is not None:
             found = tuple(
                 event
@@ -206,6 +213,17 @@ class PeopleVerbs(Core):
         return self.perform(pause.run_id, go_on)
 
     # -- private
+
+    def _settle_others(
+        self,
+        run_id: str,
+        pause_id: str | None,
+        publish: Callable[[tuple[StepTask, ...]], object],
+    ) -> None:
+        for other in self.pauses.find_unsettled(run_id=run_id):
+            # What needs code is left to the worker that was told.
+            if other.pause_id != pause_id:
+                publish(self.resume(other.pause_id).tasks)
 
     def _check_allowed(
         self, pause: PauseRecord, answered_by: str, roles: Collection[str], *, is_admin: bool

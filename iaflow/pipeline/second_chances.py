@@ -57,7 +57,8 @@ class SecondChanceVerbs(Core):
             locked = self._settler.lock(tx, graph, run_id, graph.start)
             if locked.run.status is not RunStatus.FAILED:
                 raise Conflict(
-                    f"run {run_id} is {locked.run.status}, and only a failed run is retried"
+                    f"only a failed run is retried, and the status of run {run_id} is "
+                    f"{locked.run.status}"
                 )
             self._require_a_turn(tx, graph)
             return self._reopen(tx, graph, locked, frozenset(), judged, run_id)
@@ -105,7 +106,10 @@ class SecondChanceVerbs(Core):
         def begin(tx: Connection) -> Settled:
             source = self._settler.lock(tx, graph, run_id, graph.start)
             if source.run.status not in END_OF_RUN:
-                raise Conflict(f"run {run_id} is {source.run.status}: cancel it, or let it end")
+                raise Conflict(
+                    f"run {run_id} has not ended, its status is {source.run.status}: cancel it, "
+                    "or let it end"
+                )
             self._require_a_turn(tx, graph)
             self._settles.insert_pending(tx, new)
             self._reopens.copy(tx, new.run_id, source=run_id)

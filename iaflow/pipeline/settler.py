@@ -124,7 +124,10 @@ class Settler:
             nothing = dict.fromkeys(graph.nodes)
             snapshot = Snapshot(view, steps=nothing, decided=frozenset(), ends=())
         plan = advance(graph, snapshot, RunStarted())
-        assert isinstance(plan, Plan), "a start needs to know nothing"
+        if isinstance(plan, Needs):
+            # A faulty key, and code must judge what follows: who can run code begins it.
+            self._store.insert_pending(tx, replace(new, started_at=None, deadline_at=None))
+            return Settled(new.run_id, RunStatus.PENDING)
         tally = self._write(tx, graph, view, new.created_at, plan, None, new)
         return Settled(
             new.run_id,
@@ -312,6 +315,7 @@ class Settler:
         if plan.new_items is not None and settlement is not None:
             new = plan.new_items
             step = graph.nodes[new.step_id].step
+            slots = self._slots(tx, graph, step, now, new.started)
             self._items.insert(
                 tx,
                 run_id,
@@ -322,37 +326,34 @@ class Settler:
                 queue=step.queue,
                 priority=step.priority,
                 is_held=_is_held(graph, step),
+                slots=slots,
             )
-            begun = [(place, settlement.items[place][1]) for place in range(new.started)]
-            self._publish_items(tx, graph, run_id, step, begun, now, tally)
+            for place in range(new.started):
+                key, slot = settlement.items[place][1], slots[place] if slots else None
+                self._publish(tally, graph, run_id, step, place, key, slot)
         for step_id, count in plan.more_items:
             step = graph.nodes[step_id].step
             begun = self._items.start(
                 tx, run_id, step_id, count, seq=seq, now=now, is_held=_is_held(graph, step)
             )
-            self._publish_items(tx, graph, run_id, step, begun, now, tally)
+            slots = self._slots(tx, graph, step, now, len(begun))
+            for place, (index, key) in enumerate(begun):
+                if slots:
+                    self._items.hold(tx, run_id, step.id, index, until=slots[place])
+                slot = slots[place] if slots else None
+                self._publish(tally, graph, run_id, step, index, key, slot)
         for step_id in plan.dropped_items:
             self._items.drop(tx, run_id, step_id, now)
             self._store.cancel_pauses(tx, run_id, step_id)
 
-    def _publish_items(
-        self,
-        tx: Connection,
-        graph: Graph,
-        run_id: str,
-        step: StepDefinition,
-        started: list[tuple[int, str | None]],
-        now: datetime,
-        tally: _Tally,
-    ) -> None:
-        slots: list[datetime | None] = [None] * len(started)
-        if step.rate_limit is not None and started:
-            slots = list(self._reserve(tx, graph, step, now, len(started)))
-            for (index, _), slot in zip(started, slots, strict=True):
-                # The sweep publishes what is due, also at once.
-                self._items.hold(tx, run_id, step.id, index, until=slot)
-        for (index, key), slot in zip(started, slots, strict=True):
-            self._publish(tally, graph, run_id, step, index, key, slot)
+    def _slots(
+        self, tx: Connection, graph: Graph, step: StepDefinition, now: datetime, count: int
+    ) -> list[datetime]:
+        """Return when each of so many items may start by their rate; nothing without one."""
+        if step.rate_limit is None or not count:
+            return []
+        # The sweep publishes what is due, also at once.
+        return self._reserve(tx, graph, step, now, count)
 
     def _free(self, tx: Connection, graph: Graph, run_id: str, plan: Plan) -> list[str]:
         """Free the keys of attempts that are over: a key is not held while retrying."""

@@ -275,7 +275,7 @@ class _Run:
                 yield Moment(at, f"{self._prefix}{source}", None, 1, "", "", tuple(rest))
             if event.changes.get("run") in END_OF_RUN:
                 status = event.changes["run"]
-                yield Moment(at, self._prefix, None, 1, status, "", ())
+                yield Moment(at, self._prefix, None, 1, status, self._tell_end())
 
     def timers(self) -> Iterable[Timer]:
         """Yield what only time brings."""
@@ -332,6 +332,15 @@ class _Run:
                 return "" if by is None else f"answered by {by}"
             case _:
                 return ""
+
+    def _tell_end(self) -> str:
+        """Return what failed the run: a step and its code, or what stands in the run itself."""
+        run = self.run
+        if run.error_code is None:
+            return ""
+        if run.error_step_id is not None:
+            return f"by step {run.error_step_id}: {run.error_code}"
+        return f"{run.error_code}: {as_clause(run.error_message or '')}"
 
     def _tell_wait(self, row: StepRecord, event: EventRecord) -> str:
         step = self.graph.nodes[row.step_id].step

@@ -193,9 +193,7 @@ class Player:
             self._write_changes()
             for action, given in self._eager:
                 if not given:
-                    what = f"step {action.step!r}" if isinstance(action, Answer) else "no step"
-                    never = "never" if isinstance(action, Answer) else "ever"
-                    self._refuse(action, f"{what} {never} waited for it", changed=False)
+                    self._refuse(action, self._tell_unwanted(action), changed=False)
 
     def note(self, observation: Observation) -> None:
         """Write down what the executor saw, and what it led to."""
@@ -388,6 +386,13 @@ class Player:
             pause_id, action.data, answered_by=action.by, roles=action.roles
         )
         return (answer,)
+
+    def _tell_unwanted(self, action: Answer | Signal) -> str:
+        is_answer = isinstance(action, Answer)
+        who = f"step {action.step!r}" if isinstance(action, Answer) else "no step"
+        if any(_belongs(action, pause) for pause in self.seen.values()):
+            return f"{who if is_answer else 'its step'} waited no longer when it came"
+        return f"{who} {'never' if is_answer else 'ever'} waited for it"
 
     def _refuse(self, action: Answer | Signal, reason: str, *, changed: bool) -> None:
         self.refused.append(Refusal(action, reason, changed))

@@ -135,16 +135,20 @@ class _Supposed(StubLoader):
     """A loader that imports nothing: every step is what is supposed of it."""
 
     def __init__(self, given: Suppositions, graphs: Sequence[Graph]) -> None:
-        failures = [name.partition("[")[0] for name in given.failures]
-        super().__init__(
-            {
-                name: _Stub(name, given.outputs.get(name), given.failures)
-                for name in {**given.outputs, **dict.fromkeys(failures)}
-            },
-            graphs,
-        )
-        self._functions = given.functions
+        steps = _list_steps(graphs)
+        names = [*given.outputs, *(name.partition("[")[0] for name in given.failures)]
         self.assumed: dict[str, Mapping[str, Any]] = {}
+        stubs = {}
+        for name in dict.fromkeys(names):
+            output = given.outputs.get(name)
+            if output is None:
+                output = dict.fromkeys(steps[name].outputs or ())
+                if name not in given.failures:
+                    # Some items of it fail, the others give what nobody has said.
+                    self.assumed[steps[name].id] = output
+            stubs[name] = _Stub(name, output, given.failures)
+        super().__init__(stubs, graphs)
+        self._functions = given.functions
 
     def load(self, step: StepDefinition) -> type[Step]:
         """Return what was supposed of a step; of its own class nothing is known."""
@@ -189,7 +193,7 @@ class _Stub:
             await asyncio.Event().wait()
         if code is not None:
             raise _make_error(code)
-        output = {} if self._output is None else self._output
+        output = self._output
         if isinstance(output, list):
             place = context.attempt - 1 if item is None else item
             output = output[min(place, len(output) - 1)]
@@ -222,7 +226,7 @@ class _Secrets:
         return f"(the secret {name})"
 
 
-class SupposedFailure(Exception):
+class _Failure(Exception):
     """A failure that was supposed; `code` is what the run records."""
 
     def __init__(self, code: str) -> None:
@@ -238,7 +242,7 @@ def _make_error(code: str) -> Exception:
             return known("supposed to fail")
         except TypeError:
             pass
-    return SupposedFailure(code)
+    return _Failure(code)
 
 
 # --- the script
@@ -297,6 +301,16 @@ _CURES: Final = {
 }
 
 
+def _list_steps(graphs: Sequence[Graph]) -> dict[str, StepDefinition]:
+    """Return the steps by id, of several the first one's, and by ``slug/id``."""
+    listed: dict[str, StepDefinition] = {}
+    for graph in graphs:
+        for step_id, node in graph.nodes.items():
+            listed.setdefault(step_id, node.step)
+            listed[f"{graph.definition.slug}/{step_id}"] = node.step
+    return listed
+
+
 def _require_all_known(given: Suppositions, graphs: Sequence[Graph]) -> None:
     nodes = {node.step.id: node for graph in reversed(graphs) for node in graph.nodes.values()}
     people = [name for name, node in nodes.items() if node.step.type is StepType.HUMAN_INPUT]
@@ -309,17 +323,16 @@ def _require_all_known(given: Suppositions, graphs: Sequence[Graph]) -> None:
         require_known(name, nodes, "a time")
         if name not in given.answers and name not in events:
             raise ValueError(f"step {name!r} is given no answer or signal that could come later")
+    steps = _list_steps(graphs)
     for name in (*given.outputs, *(name.partition("[")[0] for name in given.failures)):
-        qualified = [f"{graph.definition.slug}/{one}" for graph in graphs for one in graph.nodes]
-        require_known(name, qualified if "/" in name else nodes, "an output or a failure")
-        node = nodes.get(name.rpartition("/")[2])
-        if node is not None and node.step.type in _CURES:
-            cure = _CURES[node.step.type]
-            raise ValueError(f"step {name!r} is of type {node.step.type}: {cure}")
+        require_known(name, [one for one in steps if ("/" in one) == ("/" in name)], "an output")
+        if steps[name].type in _CURES:
+            cure = _CURES[steps[name].type]
+            raise ValueError(f"step {name!r} is of type {steps[name].type}: {cure}")
     for name, code in given.failures.items():
-        step_id = name.partition("[")[0]
-        if code == TIMEOUT and step_id in nodes and nodes[step_id].step.policy.timeout is None:
-            raise ValueError(f"step {step_id!r} has no timeout that it could exceed")
+        step = steps[name.partition("[")[0]]
+        if code == TIMEOUT and step.policy.timeout is None:
+            raise ValueError(f"step {step.id!r} has no timeout that it could exceed")
     code_known = _find_code(graphs)
     functions = [f"{c.module}.{c.function}" for c in code_known if isinstance(c, FunctionCondition)]
     services = _find_services(graphs)

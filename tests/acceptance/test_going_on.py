@@ -212,6 +212,8 @@ def test_parents_and_children_name_each_other(shell: Shell) -> None:
     above = shell.run("show", parent).stdout
     assert re.search(rf"kid +‖ waiting .*for run {child}", above)
     assert f"of run {child}" in above
+    why = shell.run("why", parent, "kid").stdout
+    assert "kid waits for a run of ask-v1, which waits for somebody" in why
     assert shell.json("show", child)["parent"] == {
         "run_id": parent, "step_id": "kid", "index": None,
     }  # fmt: skip
@@ -238,3 +240,19 @@ def test_a_timer_and_a_signal_are_named_where_they_are_waited_for(shell: Shell) 
     run_id = shell.json("run", "bell.json", code=4)["run_id"]
     assert re.search(r"hear +‖ waiting .*for the signal bell", shell.run("show", run_id).stdout)
     assert "hear waits for the signal bell" in shell.run("why", run_id, "hear").stdout
+
+
+def test_on_postgres_the_same_is_shown(shell: Shell, postgres_url: str) -> None:
+    shell.env |= {"IAFLOW_DATABASE_URL": postgres_url, "IAFLOW_STEP_MODULES": "cli_steps"}
+    run_id = shell.json("run", "boxes.json")["run_id"]
+    assert [one["index"] for one in shell.json("show", run_id)["steps"]] == [None, 7, 17, 27]
+    assert "30 items: 27 succeeded, 3 failed" in shell.run("show", run_id).stdout
+    assert "item 7 failed" in shell.run("why", run_id, "pack").stdout
+    above = shell.json("run", "deep.json", code=4)
+    [event] = above["events"]
+    [below] = shell.json("show", above["run_id"])["children"]
+    assert below["run_id"] == event["run_id"]
+    shell.run("run", "family.json", code=4)
+    [listed] = shell.json("inbox")
+    assert (listed["answers"], listed["top"]["slug"]) == (0, "family-v1")
+    assert shell.json("signal", event["run_id"], "bell")["status"] == "succeeded"

@@ -55,7 +55,7 @@ DOCUMENTS: dict[str, Any] = {
             {"id": "rest", "type": "wait", "config": {"seconds": 3600}},
             {"id": "kids", "type": "pipeline", "pipeline": "kid-v1", "inputs": {},
              "foreach": {"items": [1, 2, 3]}},
-            step("each", "Each", foreach={"items": [1, 2, 3], "tolerated_failures": 1}),
+            step("each", "Each", outputs=["m"], foreach={"items": [1, 2, 3], "tolerated_failures": 1}),
         ],
         "flow": {
             "start_at": "rest",
@@ -178,18 +178,27 @@ def test_runs_below_are_told_where_they_belong(shell: Shell) -> None:
     assert [one["name"] for one in story["events"]] == ["bell"] * 3
     assert story["timers"][0]["kind"] == "timer"
     assert story["elapsed_seconds"] == 3600 + 60
-    assert story["outputs"] == {"results": [{}, {}, {}]}
+    assert story["outputs"] == {"results": [{"m": None}] * 3}
     told = shell.run("simulate", "family.json", *args).stdout
     assert "each (3 items)" in told
     assert "kids[1]/run" in told
 
 
 def test_a_list_is_one_output_for_each_item(shell: Shell, tmp_path: Path) -> None:
-    given = {"each": [{"n": 1}, {"n": 2}, {"n": 3}]}
+    given = {"each": [{"m": 1}, {"m": 2}, {"m": 3}]}
     outside = tmp_path.with_name(f"{tmp_path.name}-given.json")
     outside.write_text(json.dumps(given))
     story = shell.json("simulate", "family.json", "--signal", "bell", "--outputs", outside)
     assert story["outputs"] == {"results": given["each"]}
+
+
+def test_items_beside_a_failing_one_give_what_is_declared(shell: Shell, tmp_path: Path) -> None:
+    args = ("--signal", "bell", "--fail", "each[1]=KeyError")
+    story = shell.json("simulate", "family.json", *args)
+    assert story["outputs"] == {"results": [{"m": None}, None, {"m": None}]}
+    assert story["assumed"] == {"go": {}, "each": {"m": None}}
+    story = shell.json("simulate", "family.json", *args[:2], "--outputs", 'kid-v1/go={"n": 1}')
+    assert "go" not in story["assumed"]
 
 
 def test_conditions_in_code_are_answered_or_stop_it(shell: Shell) -> None:

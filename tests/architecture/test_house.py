@@ -43,6 +43,11 @@ PURE_ROOMS = next(
     for contract in PROJECT["tool"]["importlinter"]["contracts"]
     if contract["id"] == "pure-rooms"
 )
+STOREYS = next(
+    contract["layers"]
+    for contract in PROJECT["tool"]["importlinter"]["contracts"]
+    if contract["id"] == "storeys"
+)
 LOCKS = ("runtime", "dev")
 SCRIPTS = ("dev", ".ci/run")
 LINES_TO_LOOK_AT = 400
@@ -67,6 +72,30 @@ def test_imports_only_point_down() -> None:
         check=False,
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.mark.parametrize(
+    ("page", "with_rooms_to_come"),
+    (("CONTRIBUTING.md", True), ("docs/pipeline-architecture.md", False)),
+)
+def test_the_picture_of_the_storeys_is_the_contract(page: str, with_rooms_to_come: bool) -> None:
+    picture = re.search(r"^workers  .*?^errors$", (ROOT / page).read_text(), re.M | re.S)
+    assert picture is not None
+    drawn = [rooms_in(re.split(r"  +", row)[0]) for row in picture[0].splitlines()]
+    # A room in brackets is not built yet.
+    contract = [
+        {
+            room.strip("()")
+            for room in rooms_in(layer.replace("iaflow.", ""))
+            if with_rooms_to_come or not room.startswith("(")
+        }
+        for layer in STOREYS
+    ]
+    assert drawn == contract
+
+
+def rooms_in(layer: str) -> set[str]:
+    return {room.strip() for room in layer.split("|")}
 
 
 @pytest.mark.parametrize("room", PURE_ROOMS)

@@ -31,7 +31,7 @@ def read_table() -> dict[str, Any]:
     return table
 
 
-@pytest.mark.parametrize("form", ["literal", "paths", "expression"])
+@pytest.mark.parametrize("form", ("literal", "paths", "expression"))
 def test_every_recorded_comparison_agrees(form: str) -> None:
     told, judged = [], 0
     for name, recorded in read_table()["operators"].items():

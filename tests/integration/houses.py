@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -40,9 +41,10 @@ from iaflow.pipeline.attempt import Attempt
 from iaflow.pipeline.check import compile_definition, merge_parameters
 from iaflow.pipeline.engine import Claimed, Engine, Settled, Started
 from iaflow.pipeline.executors.local import LocalExecutor
-from iaflow.pipeline.judging import ConditionContext, conclude_alone
+from iaflow.pipeline.judging import ConditionContext, Judge, conclude_alone
 from iaflow.pipeline.loader import Library, StepLoader
 from iaflow.pipeline.maintenance import sweep
+from iaflow.pipeline.plans import Judged
 from iaflow.pipeline.services import ServiceRegistry
 
 DEADLINE = 30.0
@@ -346,6 +348,10 @@ class House:
         claimed = self.claim(run_id, step_id, index)
         return self.engine.settle(claimed, Failed("OSError", "broken", names=("OSError",)))
 
+    def judge(self, settled: Settled) -> Judged:
+        """Let code judge what a verb asks for, as a worker does."""
+        return asyncio.run(Judge(self.engine, self.loader, self.services).answer(settled))
+
     def sweep(self) -> Counter[str]:
         """Sweep and conclude every duty; return how many rows of each kind there were."""
         swept = sweep(self.engine, republish_seconds=1_000)
@@ -427,11 +433,14 @@ class House:
         """Audit the runs as they stand and as they are once cancelled, and close."""
         self.audit()
         for run_id in self.all_runs():
-            conclude_alone(lambda _, run_id=run_id: self.engine.cancel_run(run_id, "it is over"))
+            conclude_alone(partial(self._cancel, run_id))
         self.audit()
         mine = set(self.all_runs())
         assert [held for held in self.holders() if held[0] in mine] == []
         self.database.close()
+
+    def _cancel(self, run_id: str, _judged: Judged) -> Settled:
+        return self.engine.cancel_run(run_id, "it is over")
 
     def audit(self) -> None:
         for run_id in self.all_runs():

@@ -6,11 +6,12 @@ what nobody waits for any more is cancelled.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 
-from iaflow.data.records import RunRecord
+from iaflow.client import Client
 from iaflow.data.status import END_OF_RUN, RunStatus, WaitsFor
 from iaflow.errors import Conflict, DefinitionRefused
 from iaflow.pipeline.runner import waiting_payload
@@ -118,6 +119,21 @@ def test_promised_outputs_are_the_childs(house: House) -> None:
     publish_child(house)
     run = house.run(parent(inputs={}, outputs=["n", "absent"]))
     assert run.error_code == "output_missing"
+
+
+def test_a_child_that_is_cancelled_where_no_code_can_run(house: House) -> None:
+    """Its parent's failure is judged by a worker later; the cancel itself is done, and says so."""
+    publish_child(house)
+    rule = {"module": "tests.integration.houses", "function": "says_yes"}
+    edge = {"on": "failure", "condition": {"type": "function", "config": rule}}
+    steps = {"call": child("child", inputs={}), "mend": {}}
+    run_id = house.start(document(steps, [("call", "mend", edge)]))
+    house.work(run_id, "call")
+    [below] = house.children(run_id)
+    settled = Client(house.engine).cancel(below)
+    assert (settled.run_id, settled.run_status) == (below, RunStatus.CANCELLED)
+    house.serve(run_id)
+    assert house.read(run_id).status is RunStatus.SUCCEEDED
 
 
 # --- people below
@@ -325,8 +341,8 @@ def test_a_child_ends_and_its_parent_is_cancelled_at_once(shared_house: House) -
         [below] = shared_house.children(run_id)
         race(
             [
-                lambda b=below: shared_house.work(b, "only"),
-                lambda r=run_id: shared_house.engine.cancel_run(r, ""),
+                partial(shared_house.work, below, "only"),
+                partial(shared_house.engine.cancel_run, run_id, ""),
             ],
             shared_house,
         )
@@ -349,10 +365,6 @@ def test_all_children_end_at_once(shared_house: House) -> None:
         for follow_up in shared_house.work(below, "only").follow_ups:
             follow_up({})
 
-    results = race([lambda b=below: end(b) for below in children], shared_house)
+    results = race([partial(end, below) for below in children], shared_house)
     assert results == [None] * 8
     assert shared_house.read(run_id).status is RunStatus.SUCCEEDED
-
-
-def outcome(run: RunRecord) -> tuple[RunStatus, str | None]:
-    return run.status, run.error_code

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -155,6 +156,15 @@ def test_a_dead_holder_frees_the_key_for_a_process_of_its_own(house: House) -> N
     assert house.drive(dead).status is RunStatus.SUCCEEDED
 
 
+def test_a_key_that_was_given_to_a_run_which_nobody_drives(house: House) -> None:
+    """Embedded, its process died while it waited: those behind it do not wait for ever."""
+    first, dead, last = (house.start(keyed()) for _ in range(3))
+    house.work(first, "a")
+    assert house.holders() == [(dead, "a", -1)]
+    assert house.drive(last, 5.0).status is RunStatus.SUCCEEDED
+    assert house.drive(dead).status is RunStatus.SUCCEEDED
+
+
 def test_items_with_keys_of_their_own(house: House, journal: Journal) -> None:
     """A key may name the item: those with the same one take turns, the others do not wait."""
     step = each(["a", "b", "a", "a"], concurrency_key="key-{{ item }}")
@@ -254,8 +264,8 @@ def test_a_grant_and_a_cancel_at_once(shared_house: House) -> None:
         claimed = shared_house.claim(first, "a")
         race(
             [
-                lambda c=claimed: shared_house.engine.settle(c, Succeeded({}, "{}")),
-                lambda s=second: shared_house.engine.cancel_run(s, ""),
+                partial(shared_house.engine.settle, claimed, Succeeded({}, "{}")),
+                partial(shared_house.engine.cancel_run, second, ""),
             ],
             shared_house,
         )
@@ -304,6 +314,23 @@ def test_a_rate_counts_items_and_retries(house: House) -> None:
     assert house.clock.now() - began >= timedelta(seconds=3)
     starts = starts_of(house, [run_id])
     assert len(starts) == 4
+
+
+def test_what_is_overdue_is_not_let_loose_at_once(house: House) -> None:
+    """No sweep came for ten seconds: the starts that were due by then are spaced all the same."""
+    runs = [house.start(rated("1/s")) for _ in range(4)]
+    house.work(runs[0], "a")
+    house.pass_time(10)
+    assert [task.run_id for task in stage(house.engine).tasks] == [runs[1]]
+    house.pass_time(0.5)
+    assert stage(house.engine).tasks == ()
+    house.pass_time(0.5)
+    assert [task.run_id for task in stage(house.engine).tasks] == [runs[2]]
+    later = house.start(rated("1/s"))
+    house.pass_time(1)
+    assert [task.run_id for task in stage(house.engine).tasks] == [runs[3]]
+    house.pass_time(1)
+    assert [task.run_id for task in stage(house.engine).tasks] == [later]
 
 
 def test_a_rate_is_not_saved_up(house: House) -> None:

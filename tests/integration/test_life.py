@@ -1175,7 +1175,10 @@ def test_a_pipeline_waits_and_is_resumed(url: str) -> None:
     pipeline = create_pipeline_from_json(document(steps, [("ask", "after")]), database_url=url)
 
     waiting = asyncio.run(pipeline.run())
-    assert (waiting["status"], set(waiting)) == ("waiting", {"status", "run_id", "pauses", "events"})
+    assert (waiting["status"], set(waiting)) == (
+        "waiting",
+        {"status", "run_id", "pauses", "events"},
+    )
     (pause,) = waiting["pauses"]
     assert (pause["step_id"], pause["shown"]) == ("ask", {})
     assert pause["ui_schema"]["fields"][0]["name"] == "decision"

@@ -463,6 +463,13 @@ def test_dot_quotes_what_it_would_read() -> None:
     assert lines[-1] == "}"
 
 
+def test_a_foreach_is_told_in_every_language() -> None:
+    graph = make_graph({"a": {"foreach": {"items": [1, 2]}}, "b": {}}, [("a", "b")])
+    assert '    s0["a<br/>for each item"]' in draw_mermaid(graph)
+    assert 'label="a\\nfor each item"' in draw_dot(graph)
+    assert "for each item" in draw_svg(graph)
+
+
 # --- words
 
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from iaflow.cli.watching import Seen, Watch, step_line
-from iaflow.data.records import NO_INDEX, StepRecord
+from iaflow.data.records import NO_INDEX, ItemCounts, StepRecord
 from iaflow.data.status import StepStatus
 from iaflow.pipeline.executors.local import Observation
 
@@ -92,3 +92,38 @@ def test_on_a_terminal_working_steps_show_their_progress(
     assert "… and 8 more" in text
     assert "0 steps ended" in text
     assert "\x1b[?25h" in capsys.readouterr().err, "the cursor is shown again"
+
+
+def test_items_are_counted_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def item(index: int, status: str) -> Observation:
+        return Observation("ended", "run", "each", index, 1, status, 0.1, "X: wet")
+
+    with Watch(["each"], run_id="run") as watch:
+        watch.observe(saw("fanned", "each", "running", items=30))
+        for k in range(30):
+            watch.observe(item(k, "failed" if k % 2 else "succeeded"))
+        # What a run below does is its own affair, unless it fails or waits.
+        watch.observe(Observation("ended", "below", "deep", NO_INDEX, 1, "succeeded"))
+        watch.observe(Observation("ended", "below", "broken", NO_INDEX, 1, "failed"))
+    lines = [line.split() for line in capsys.readouterr().err.splitlines()]
+    assert [line[2] for line in lines] == [f"each[{k}]" for k in range(1, 21, 2)] + [
+        "each",
+        "broken",
+    ]
+    assert lines[-2][:2] == ["!", "ended"]
+    assert " ".join(lines[-2]).endswith("30 items: 15 succeeded, 15 failed")
+
+
+def test_a_foreach_elsewhere_is_one_line_that_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    def row(status: StepStatus, done: int) -> StepRecord:
+        counts = ItemCounts(total=30, started=30, ended=done, succeeded=done)
+        return StepRecord(
+            "run", "each", NO_INDEX, status, None, 1, 0, "w", False, None, NOW, NOW, items=counts
+        )
+
+    with Watch(["each"]) as watch:
+        for done in range(30):
+            watch.observe_records([row(StepStatus.RUNNING, done)])
+        watch.observe_records([row(StepStatus.SUCCEEDED, 30)])
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith("30 items: 30 succeeded")

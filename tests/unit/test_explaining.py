@@ -4,14 +4,15 @@ Decides nothing; runs are made by the planner in memory. Run by pytest.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from iaflow.data.records import NO_INDEX, DecisionRecord, RunRecord, StepRecord
+from iaflow.data.records import NO_INDEX, DecisionRecord, ItemCounts, RunRecord, StepRecord
 from iaflow.data.status import StepEnd, StepStatus
-from iaflow.explaining import Explanation, Ledger, describe_reason, explain
+from iaflow.explaining import Explanation, Ledger, describe_reason, explain, lay_out
 from iaflow.pipeline.plans import RunCancelled, StepCancelled
 from tests.unit.planning import Run, compile_graph, make_document
 
@@ -350,3 +351,58 @@ def test_every_status_has_a_sentence(status: StepStatus) -> None:
         Ledger(ledger.graph, ledger.run, {"b": step}, ledger.decisions), "b"
     ).sentence
     assert sentence.startswith("b ")
+
+
+# --- what a step waits for
+
+
+def standing(record: StepRecord, **more: Any) -> str:
+    """Return the sentence on step `a`, whose row this is."""
+    run = make_run([("a", "b")], steps={"a": {"rate_limit": "10/s"}})
+    ledger = ledger_of(run)
+    return explain(replace(ledger, steps={"a": record}, **more), "a").sentence
+
+
+def row(status: StepStatus, **more: Any) -> StepRecord:
+    return StepRecord(
+        "run", "a", NO_INDEX, status, None, 0, 0, None, False, None, None, None, **more
+    )
+
+
+@pytest.mark.parametrize(
+    ("holders", "words"),
+    (
+        ({"k": ("run", "b")}, "which step b of the same run holds"),
+        ({"k": ("other", "c")}, "which step c of run other holds"),
+        ({}, "which is free again"),
+    ),
+)
+def test_a_step_behind_a_key_names_who_holds_it(holders: Any, words: str) -> None:
+    held = row(StepStatus.READY, concurrency_key="k", is_held=True)
+    assert f'waits for the key "k", {words}' in standing(held, holders=holders)
+
+
+def test_a_step_behind_a_rate_says_when_its_turn_is() -> None:
+    held = replace(row(StepStatus.READY, is_held=True), due_at=NOW)
+    assert "its turn under the rate of 10/s, at 2026-01-01 00:00:00 UTC" in standing(held)
+    assert "waits for a worker" in standing(row(StepStatus.READY))
+
+
+def test_a_foreach_names_its_first_failed_item() -> None:
+    counts = ItemCounts(total=1500, started=1500, ended=1500, succeeded=1497, failed=2)
+    failed = replace(row(StepStatus.FAILED, error={"code": "X", "message": "wet."}), index=7)
+    told = standing(row(StepStatus.SUCCEEDED, items=counts), items={"a": (failed,)})
+    assert told.endswith(
+        "; 1,500 items: 1,497 succeeded, 2 failed, 1 skipped or cancelled; item 7 failed: X: wet"
+    )
+
+
+def test_a_laid_out_explanation_is_the_same_in_words() -> None:
+    run = make_run([("a", "b", {"condition": "result.ok == true"}), ("b", "c")])
+    run.end("a", output={"ok": False})
+    assert [str(one) for one in lay_out(explain(ledger_of(run), "c"))] == [
+        "c was skipped because the transition into it was not taken",
+        "    b → c  refused: it goes on after success, and b was skipped",
+        "      b was skipped because the transition into it was not taken",
+        "          a → b  refused: result.ok == true → false eq true is false",
+    ]

@@ -192,6 +192,37 @@ def test_people_answer_at_their_time() -> None:
     assert outcome.steps["h"].ended_seconds == 30
 
 
+def test_an_answer_can_come_some_time_after_the_question() -> None:
+    document = chain(task("a"), person("h"), person("i"))
+    answers = [Answer("h", {"ok": True}, after=3600), Answer("i", {"ok": True}, after=60)]
+    outcome = rehearse(document, steps={"a": {}}, answers=answers)
+    outcome.assert_succeeded()
+    outcome.assert_elapsed(3660)
+    for after, reason in ((60, "it expired at"), (90, "waited no longer when it came")):
+        answer = Answer("h", {"ok": True}, after=after)
+        late = rehearse(chain(person("h", expires_in=60)), answers=[answer])
+        late.assert_failed("expired", "h")
+        assert reason in late.refused[0].reason
+
+
+def test_an_answer_and_a_signal_can_be_given_each_time() -> None:
+    child = chain(person("h"), {"id": "e", "type": "event", "config": {"name": "bell"}})
+    child["name"] = "Child"
+    each = {"id": "kids", "type": "pipeline", "pipeline": "child-v1", "inputs": {}}
+    each["foreach"] = {"items": [1, 2, 3]}
+    script: dict[str, Any] = {
+        "answers": [Answer("h", {"ok": True}, always=True)],
+        "signals": [Signal("bell", {"n": 1}, at=None, after=5, always=True)],
+    }
+    outcome = rehearse(chain(each), pipelines={"child-v1": child}, **script)
+    outcome.assert_succeeded()
+    outcome.assert_elapsed(5)
+    assert outcome.refused == ()
+    once = rehearse(chain(each), pipelines={"child-v1": child}, answers=[Answer("h", {"ok": True})])
+    once.assert_waiting()
+    assert len(once.waiting) == 2
+
+
 def test_without_a_time_an_answer_comes_as_soon_as_it_is_wanted() -> None:
     document = chain(task("a"), person("h"), person("i"))
     answers = [Answer("i", {"ok": False}), Answer("h", {"ok": True})]

@@ -28,11 +28,14 @@ class HoldStore:
         self._database = database
         self._sql = _Statements(database)
 
-    def grant(self, key: str, *, now: datetime) -> StepTask | None:
+    def grant(self, key: str, *, now: datetime, but: StepTask | None = None) -> StepTask | None:
         """
         ready -> ready with a message: give a free key to the longest waiting step.
 
         None: somebody holds it, or nobody waits for it.
+
+        Args:
+            but: gets it only if nobody else waits.
         """
 
         def give(tx: Connection) -> StepTask | None:
@@ -40,6 +43,8 @@ class HoldStore:
             if not rows:
                 return None
             task = _task(rows[0])
+            if but is not None and len(rows) > 1 and _is_same(task, but):
+                task = _task(rows[1])
             given: dict[str, Any] = {
                 "run_id": task.run_id,
                 "step_id": task.step_id,
@@ -54,12 +59,37 @@ class HoldStore:
 
         return self._database.perform(give)
 
-    def release_due(self, *, now: datetime, run_id: str | None = None) -> list[StepTask]:
-        """ready -> ready with a message: the rate lets these start now, and no key holds them."""
-        statement = self._sql.release if run_id is None else self._sql.release_of_run
+    def find_due(
+        self, *, now: datetime, run_id: str | None = None, limit: int = 1000
+    ) -> list[StepTask]:
+        """Return steps whose rate lets them start by now, and that no key holds; in that order."""
+        statement = self._sql.due if run_id is None else self._sql.due_of_run
         given: dict[str, Any] = {} if run_id is None else {"run_id": run_id}
-        rows = self._database.fetch(statement, now=now, published_at=now, **given)
+        rows = self._database.fetch(statement, now=now, limit=limit, **given)
         return [_task(row) for row in rows]
+
+    def release(self, tx: Connection, task: StepTask, *, now: datetime) -> bool:
+        """ready -> ready with a message. False: somebody else was first."""
+        rows = tx.fetch(
+            self._sql.release,
+            run_id=task.run_id,
+            step_id=task.step_id,
+            item_index=task.index,
+            now=now,
+            published_at=now,
+        )
+        return bool(rows)
+
+    def put_off(self, tx: Connection, task: StepTask, *, now: datetime, until: datetime) -> None:
+        """ready -> ready, to be published later than it was to be: the others go first."""
+        tx.queue(
+            self._sql.put_off,
+            run_id=task.run_id,
+            step_id=task.step_id,
+            item_index=task.index,
+            now=now,
+            due_at=until,
+        )
 
     def find_free(self, *, now: datetime, limit: int = 100) -> list[str]:
         """Return keys that nobody holds and somebody waits for."""
@@ -69,6 +99,27 @@ class HoldStore:
         """Return who holds a key, as (run id, step id); None if nobody does."""
         rows = self._database.fetch(self._sql.holder, concurrency_key=key)
         return (str(rows[0][0]), rows[0][1]) if rows else None
+
+    def find_idle(self, run_id: str, *, before: datetime) -> list[StepTask]:
+        """
+        Return steps of other runs that hold a key which this run waits for, and do not begin.
+
+        Args:
+            before: instant; who was published after it may still be taken up.
+        """
+        rows = self._database.fetch(self._sql.idle, run_id=run_id, before=before)
+        return [_task(row) for row in rows]
+
+    def take_back(self, idle: StepTask, *, before: datetime) -> list[str]:
+        """ready -> ready, held back once more; return the key that is free by it."""
+        given = {"run_id": idle.run_id, "step_id": idle.step_id, "item_index": idle.index}
+
+        def take(tx: Connection) -> list[str]:
+            if not tx.fetch(self._sql.unpublish, before=before, **given):
+                return []
+            return self.free(tx, idle.run_id, idle.step_id, idle.index)
+
+        return self._database.perform(take)
 
     def free(self, tx: Connection, run_id: str, step_id: str, index: int) -> list[str]:
         """Free the key that an attempt holds; return it, if there was one."""
@@ -101,6 +152,10 @@ class HoldStore:
         return slots
 
 
+def _is_same(one: StepTask, other: StepTask) -> bool:
+    return (one.run_id, one.step_id, one.index) == (other.run_id, other.step_id, other.index)
+
+
 def _task(row: Row) -> StepTask:
     run_id, step_id, index, attempt, queue, priority = row[:6]
     return StepTask(str(run_id), step_id, index, attempt + 1, "", queue, priority)
@@ -127,7 +182,7 @@ class _Statements:
             sa.select(*task)
             .where(held, is_due, steps.c.concurrency_key == bind("concurrency_key"))
             .order_by(steps.c.run_id, steps.c.ready_seq, steps.c.item_index)
-            .limit(1),
+            .limit(2),
         )
         insert = postgresql.insert if database.dialect == POSTGRES else sqlite.insert
         names = ("concurrency_key", "run_id", "step_id", "item_index", "held_since")
@@ -148,15 +203,24 @@ class _Statements:
             "iaflow_publish_held",
             sa.update(steps).where(this, held).values(published).returning(steps.c.run_id),
         )
-        release = (
-            sa.update(steps)
-            .where(held, steps.c.concurrency_key.is_(None), steps.c.due_at <= bind("now"))
-            .values(published)
-            .returning(*task)
+        self._idle(database)
+        is_over = sa.and_(held, steps.c.concurrency_key.is_(None), steps.c.due_at <= bind("now"))
+        due = (
+            sa.select(*task)
+            .where(is_over)
+            .order_by(steps.c.due_at, steps.c.run_id, steps.c.ready_seq, steps.c.item_index)
+            .limit(bind("limit"))
         )
-        self.release = Statement("iaflow_release", release)
-        self.release_of_run = Statement(
-            "iaflow_release_of_run", release.where(steps.c.run_id == bind("run_id"))
+        self.due = Statement("iaflow_due_by_rate", due)
+        self.due_of_run = Statement(
+            "iaflow_due_by_rate_of_run", due.where(steps.c.run_id == bind("run_id"))
+        )
+        self.release = Statement(
+            "iaflow_release",
+            sa.update(steps).where(this, is_over).values(published).returning(steps.c.run_id),
+        )
+        self.put_off = Statement(
+            "iaflow_put_off", sa.update(steps).where(this, is_over).values(due_at=bind("due_at"))
         )
         is_free = ~sa.exists().where(holds.c.concurrency_key == steps.c.concurrency_key)
         self.free_keys = Statement(
@@ -193,4 +257,54 @@ class _Statements:
             put.on_conflict_do_update(
                 index_elements=["name"], set_={"next_at": put.excluded.next_at}
             ),
+        )
+
+    def _idle(self, database: Database) -> None:
+        steps, holds = database.tables.steps, database.tables.key_holds
+        waiting = steps.alias("waiting")
+        bind = sa.bindparam
+        ready = literal_word(StepStatus.READY)
+        holds_it = (
+            sa.exists()
+            .where(
+                holds.c.concurrency_key == steps.c.concurrency_key,
+                holds.c.run_id == steps.c.run_id,
+                holds.c.step_id == steps.c.step_id,
+                holds.c.item_index == steps.c.item_index,
+            )
+            .correlate(steps)
+        )
+        is_wanted = (
+            sa.exists()
+            .where(
+                waiting.c.run_id == bind("run_id"),
+                waiting.c.status == ready,
+                waiting.c.published_at.is_(None),
+                waiting.c.concurrency_key == steps.c.concurrency_key,
+            )
+            .correlate(steps)
+        )
+        is_idle = sa.and_(steps.c.status == ready, steps.c.published_at < bind("before"))
+        self.idle = Statement(
+            "iaflow_idle_holders",
+            sa.select(
+                steps.c.run_id,
+                steps.c.step_id,
+                steps.c.item_index,
+                steps.c.attempt,
+                steps.c.queue,
+                steps.c.priority,
+            ).where(is_idle, steps.c.run_id != bind("run_id"), is_wanted, holds_it),
+        )
+        self.unpublish = Statement(
+            "iaflow_unpublish",
+            sa.update(steps)
+            .where(
+                steps.c.run_id == bind("run_id"),
+                steps.c.step_id == bind("step_id"),
+                steps.c.item_index == bind("item_index"),
+                is_idle,
+            )
+            .values(published_at=sa.null())
+            .returning(steps.c.run_id),
         )

@@ -7,8 +7,9 @@ Used by the settle store, inside its transactions.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import zip_longest
 from typing import Any
 
 import sqlalchemy as sa
@@ -42,6 +43,7 @@ class ItemStore:
         queue: str | None,
         priority: int | None,
         is_held: bool,
+        slots: Sequence[datetime] = (),
     ) -> None:
         """
         nothing -> ready for the first ones, -> pending for the others; with their values.
@@ -49,8 +51,10 @@ class ItemStore:
         Args:
             items: the value as JSON text and the concurrency key of each, in order.
             is_held: something must be free before they may be published.
+            slots: of those that are ready, when each may be published; empty: at once.
         """
-        pairs = dump_json([list(pair) for pair in items])
+        due = (slot.isoformat(timespec="microseconds") for slot in slots)
+        pairs = dump_json([[*item, at] for item, at in zip_longest(items, due)])
         tx.queue(
             self._sql.insert,
             run_id=run_id,
@@ -106,7 +110,7 @@ class _Statements:
     def __init__(self, database: Database) -> None:
         steps, payloads = database.tables.steps, database.tables.step_payloads
         bind = sa.bindparam
-        place, value, key = _unnest(database)
+        place, value, key, due_at = _unnest(database)
         is_first = place < bind("started", type_=sa.Integer())
         ready, pending = literal_word(StepStatus.READY), literal_word(StepStatus.PENDING)
         never = sa.null()
@@ -125,6 +129,7 @@ class _Statements:
                     "priority",
                     "concurrency_key",
                     "published_at",
+                    "due_at",
                 ],
                 sa.select(
                     sa.cast(bind("run_id"), UUID),
@@ -138,6 +143,7 @@ class _Statements:
                     sa.cast(bind("priority"), sa.SmallInteger),
                     key,
                     sa.case((is_first, sa.cast(bind("published_at"), INSTANT)), else_=never),
+                    sa.cast(due_at, INSTANT),
                 ),
             ),
         )
@@ -230,8 +236,8 @@ class _Statements:
         )
 
 
-def _unnest(database: Database) -> tuple[Any, Any, Any]:
-    """Return place, value and key of each pair in the JSON array of the parameter `items`."""
+def _unnest(database: Database) -> tuple[Any, Any, Any, Any]:
+    """Return place, value, key and instant of each entry in the JSON array `items`."""
     items: sa.BindParameter[str] = sa.bindparam("items", type_=postgresql.JSON())
     if database.dialect == POSTGRES:
         table = (
@@ -245,6 +251,7 @@ def _unnest(database: Database) -> tuple[Any, Any, Any]:
             sa.cast(table.c.place - 1, sa.Integer),
             table.c.pair.op("->>")(sa.literal_column("0")),
             table.c.pair.op("->>")(sa.literal_column("1")),
+            table.c.pair.op("->>")(sa.literal_column("2")),
         )
     table = sa.func.json_each(items).table_valued("key", "value", name="given")
     pair = table.c.value
@@ -252,4 +259,5 @@ def _unnest(database: Database) -> tuple[Any, Any, Any]:
         table.c.key,
         sa.func.json_extract(pair, sa.literal_column("'$[0]'")),
         sa.func.json_extract(pair, sa.literal_column("'$[1]'")),
+        sa.func.json_extract(pair, sa.literal_column("'$[2]'")),
     )

@@ -57,10 +57,16 @@ class WaitStore:
         limits = [read_instant(value) for value in rows[0]]
         return min((limit for limit in limits if limit is not None), default=None)
 
-    def find_unfollowed(self, *, limit: int = 100) -> list[str]:
-        """Return child runs whose end, or waiting, the step above does not know yet."""
-        rows = self._database.fetch(self._sql.unfollowed, limit=limit)
-        return [str(row[0]) for row in rows]
+    def find_unfollowed(self, *, run_id: str | None = None, limit: int = 100) -> list[str]:
+        """
+        Return child runs whose end, or waiting, the step above does not know yet.
+
+        Args:
+            run_id: only those of this run's steps.
+        """
+        statement = self._sql.unfollowed if run_id is None else self._sql.unfollowed_of_run
+        given: dict[str, Any] = {} if run_id is None else {"run_id": run_id}
+        return [str(row[0]) for row in self._database.fetch(statement, limit=limit, **given)]
 
     def find_orphans(self, *, run_id: str | None = None, limit: int = 100) -> list[str]:
         """Return unfinished child runs whose step waits for them no more; of one run if given."""
@@ -181,12 +187,17 @@ class _Statements:
             .limit(1)
             .scalar_subquery()
         )
-        followed = (
-            sa.select(child.label("run_id")).where(waiting, sa.or_(for_run, outside)).subquery()
-        )
-        self.unfollowed = Statement(
-            "iaflow_unfollowed",
-            sa.select(followed.c.run_id).where(followed.c.run_id.is_not(None)).limit(bind("limit")),
+        followed = sa.select(child.label("run_id")).where(waiting, sa.or_(for_run, outside))
+        of_run = followed.where(steps.c.run_id == bind("run_id"))
+        self.unfollowed, self.unfollowed_of_run = (
+            Statement(
+                name,
+                sa.select(found.c.run_id).where(found.c.run_id.is_not(None)).limit(bind("limit")),
+            )
+            for name, found in (
+                ("iaflow_unfollowed", followed.subquery()),
+                ("iaflow_unfollowed_of_run", of_run.subquery()),
+            )
         )
         orphans = (
             sa.select(runs.c.run_id)
