@@ -19,7 +19,7 @@ from iaflow.errors import InputRefused, Problem
 from iaflow.pipeline.definition import Definition
 from iaflow.pipeline.operators import OperandInvalid, compile_pattern
 from iaflow.pipeline.reading import clip
-from iaflow.pipeline.strict_json import MAX_BYTES, check_json_value, join_pointer
+from iaflow.pipeline.strict_json import MAX_BYTES, check_json_value, dump_json, join_pointer
 
 __all__ = ["CODES", "INPUT_CODES", "find_schema_problems", "known_parameters", "merge_parameters"]
 
@@ -129,6 +129,8 @@ def _judge_input(schema: dict[str, Any] | bool, value: dict[str, Any]) -> list[P
         return [Problem("input_invalid", "", "the input_schema refers to itself without end")]
     except _TooLaborious:
         return [Problem("input_invalid", "", "this takes too many steps of the input_schema")]
+    except OverflowError:
+        return [Problem("input_invalid", "", "a number is too large for the input_schema to judge")]
 
 
 def _find_input_problems(schema: dict[str, Any] | bool, value: dict[str, Any]) -> Iterator[Problem]:
@@ -151,6 +153,7 @@ def _validator_class(draft: str) -> Any:
         "additionalProperties": _judge_additional_properties,
         "pattern": _judge_pattern,
         "patternProperties": _judge_pattern_properties,
+        "uniqueItems": _judge_unique_items,
     }
     extend: Any = jsonschema.validators.extend
     return extend(base, {name: _counted(judge) for name, judge in keywords.items()})
@@ -221,6 +224,29 @@ def _judge_pattern(_validator: Any, pattern: str, value: Any, _schema: Any) -> I
         yield jsonschema.ValidationError(f"{value!r} does not match {pattern!r}")
 
 
+def _judge_unique_items(_validator: Any, wanted: Any, value: Any, _schema: Any) -> Iterator[Any]:
+    """As the library does, but in time that grows with the list and not with its square."""
+    import jsonschema
+
+    if wanted and isinstance(value, list):
+        texts = [dump_json(_normalise(member), sort_keys=True) for member in value]
+        if len(set(texts)) < len(texts):
+            yield jsonschema.ValidationError("the same value stands in the list twice")
+
+
+def _normalise(value: Any) -> Any:
+    """Return a value whose text is the same for all that JSON Schema calls equal: 1 is 1.0."""
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case list():
+            return [_normalise(member) for member in value]
+        case dict():
+            return {key: _normalise(member) for key, member in value.items()}
+        case _:
+            return value
+
+
 def _judge_pattern_properties(
     validator: Any, patterns: dict[str, Any], value: Any, _schema: Any
 ) -> Iterator[Any]:
@@ -250,6 +276,7 @@ def _find_unusable(root: dict[str, Any]) -> Iterator[Problem]:
     """Find references, patterns and formats that cannot be applied, in every part of a schema."""
     parts = list(_walk(root))
     known = {id(schema) for _, schema in parts}
+    has_patterns = any("patternProperties" in schema for _, schema in parts)
     for pointer, schema in parts:
         for key in ("$id", "id"):
             if pointer and isinstance(schema.get(key), str):
@@ -263,6 +290,10 @@ def _find_unusable(root: dict[str, Any]) -> Iterator[Problem]:
         if "format" in schema and schema["format"] not in _FORMATS:
             message = f"the format {clip(str(schema['format']))} is not known"
             yield Problem(_BAD, f"{pointer}/format", message, f"known are {', '.join(_FORMATS)}")
+        if "unevaluatedProperties" in schema and has_patterns:
+            message = "beside `patternProperties` this would search by patterns that may never end"
+            hint = "use `additionalProperties`"
+            yield Problem(_BAD, f"{pointer}/unevaluatedProperties", message, hint)
         if "pattern" in schema:
             yield from _judge_regex(schema["pattern"], f"{pointer}/pattern")
         for pattern in schema.get("patternProperties", ()):

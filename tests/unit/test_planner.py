@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iaflow.data.status import END_OF_STEP, RunStatus, StepEnd, WaitsFor
+from iaflow.data.status import (
+    END_OF_STEP,
+    LIVE_STEP,
+    RunStatus,
+    StepEnd,
+    StepStatus,
+    WaitsFor,
+)
 from iaflow.pipeline.plans import (
     RunCancelled,
     StepCancelled,
@@ -400,6 +407,38 @@ def test_the_same_change_on_the_same_snapshot_gives_the_same_plan(
         change = StepEnded(step_id, end, output=output, error=None)
         assert run.plan(change) == run.plan(change)
         run.apply(change)
+
+
+@given(plans())
+@settings(max_examples=100, deadline=None)
+def test_retries_and_waits_on_the_way_change_nothing(case: tuple[Any, Any, Any, int]) -> None:
+    """Attempts that fail and pauses, in any order: the run arrives where it would without them."""
+    document, ends, _, seed = case
+    document["error_handling"]["on_failure"] = "run_independent"
+    graph = compile_graph(document)
+    plain, run = Run(graph), Run(graph)
+    plain.finish(lambda step_id: ends[step_id])
+    rng = random.Random(seed)
+    executed: list[str] = []
+    while live := [s for s, view in run.steps.items() if view.status in LIVE_STEP]:
+        step_id = rng.choice(live)
+        move = rng.choice(["delay", "wait", "end", "end"])
+        if run.steps[step_id].status is not StepStatus.READY or move == "end":
+            executed.append(step_id)
+            run.end(step_id, ends[step_id])
+        elif move == "delay":
+            run.apply(StepDelayed(step_id, {"code": "once", "message": "", "attempts": 1}))
+        else:
+            run.apply(StepWaits(step_id, rng.choice(list(WaitsFor))))
+    assert len(executed) == len(set(executed)), "no step ends twice"
+    assert (run.statuses, run.view.status, run.result) == (
+        plain.statuses,
+        plain.view.status,
+        plain.result,
+    )
+    assert {k: (d.taken, d.reason) for k, d in run.decisions.items()} == {
+        k: (d.taken, d.reason) for k, d in plain.decisions.items()
+    }
 
 
 @given(plans(), st.integers(0, 12))
