@@ -532,7 +532,9 @@ def test_a_run_that_has_ended_is_not_cancelled(shell: Shell) -> None:
 def test_a_killed_run_is_taken_up_by_resume(shell: Shell) -> None:
     shell.env["IAFLOW_LEASE_SECONDS"] = "1"
     with shell.start("run", "hold.json") as process:
-        wait_until((shell.folder / "held").exists, 30, "the step to begin")
+        # Not only there: a process that is killed before it has written leaves an empty file.
+        held = shell.folder / "held"
+        wait_until(lambda: held.exists() and held.read_text() == "x", 30, "the step to begin")
         process.kill()
     assert shell.json("runs")[0]["status"] == "running"
     (shell.folder / "go").touch()
