@@ -7,6 +7,7 @@ other runs; never what a verb does. Extended by the rooms of the engine's verbs.
 from __future__ import annotations
 
 import uuid
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -37,7 +38,7 @@ HEADERS_KEPT = 512
 """Run headers kept in memory: they never change, and a chain asks for one at every step."""
 
 
-class Core:
+class Core(ABC):
     """
     The parts that all verbs share.
 
@@ -183,9 +184,9 @@ class Core:
             return Settled(run_id, RunStatus.RUNNING, questions=wanted.questions)
         return self.follow_up(settled)
 
+    @abstractmethod
     def follow_up(self, settled: Settled) -> Settled:
-        """Add what a committed change leads to in other runs; extended by `families`."""
-        raise NotImplementedError
+        """Add what a committed change leads to in other runs: `families` knows."""
 
     def grant(self, keys: tuple[str, ...], *, but: StepTask | None = None) -> list[StepTask]:
         """Give free keys to who waits for them, others than `but` first; return who may start."""

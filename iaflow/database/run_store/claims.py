@@ -31,7 +31,7 @@ from iaflow.database.statements import (
 )
 from iaflow.database.tables import INSTANT
 
-__all__ = ["ClaimRow", "ClaimStore", "LostClaim"]
+__all__ = ["ClaimRow", "ClaimStore", "LostClaim", "read_task"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,7 @@ class ClaimStore:
             rows = self._database.fetch(
                 self._sql.stage_due_of_run, now=now, published_at=now, run_id=run_id
             )
-        tasks = [_task(row) for row in rows if row[6] is None]
+        tasks = [read_task(row) for row in rows if row[6] is None]
         return tasks, list(dict.fromkeys(row[6] for row in rows if row[6] is not None))
 
     def count_stale(self, *, before: datetime, limit: int = 100_000) -> int:
@@ -206,11 +206,13 @@ class ClaimStore:
             before=before,
             limit=limit,
         )
-        return [_task(row) for row in rows]
+        return [read_task(row) for row in rows]
 
     def ready_of_run(self, run_id: str) -> list[StepTask]:
         """Return the published steps of a run, for an executor that has no messages."""
-        return [_task(row) for row in self._database.fetch(self._sql.ready_of_run, run_id=run_id)]
+        return [
+            read_task(row) for row in self._database.fetch(self._sql.ready_of_run, run_id=run_id)
+        ]
 
     def next_due(self, run_id: str | None = None) -> datetime | None:
         """
@@ -236,7 +238,7 @@ class LostClaim:
 
 
 def _lost(row: Row) -> LostClaim:
-    return LostClaim(_task(row), token=str(row[6]), worker_losses=row[7], worker=row[8])
+    return LostClaim(read_task(row), token=str(row[6]), worker_losses=row[7], worker=row[8])
 
 
 def _parse(outputs: str | None) -> dict[str, Any]:
@@ -244,7 +246,8 @@ def _parse(outputs: str | None) -> dict[str, Any]:
     return {step_id: json.loads(row[0]) for step_id, row in found if row is not None}
 
 
-def _task(row: Row) -> StepTask:
+def read_task(row: Row) -> StepTask:
+    """Return the task of a row that begins with ids, attempts begun, queue and priority."""
     run_id, step_id, index, attempt, queue, priority = row[:6]
     return StepTask(str(run_id), step_id, index, attempt + 1, "", queue, priority)
 

@@ -14,8 +14,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from iaflow.data.records import StepTask
 from iaflow.data.status import StepStatus
-from iaflow.database.connections import Connection, Row
+from iaflow.database.connections import Connection
 from iaflow.database.dialects import Database
+from iaflow.database.run_store.claims import read_task
 from iaflow.database.statements import POSTGRES, Statement, literal_word, read_instant
 
 __all__ = ["HoldStore"]
@@ -42,9 +43,9 @@ class HoldStore:
             rows = tx.fetch(self._sql.next_waiting, concurrency_key=key, now=now)
             if not rows:
                 return None
-            task = _task(rows[0])
+            task = read_task(rows[0])
             if but is not None and len(rows) > 1 and _is_same(task, but):
-                task = _task(rows[1])
+                task = read_task(rows[1])
             given: dict[str, Any] = {
                 "run_id": task.run_id,
                 "step_id": task.step_id,
@@ -66,7 +67,7 @@ class HoldStore:
         statement = self._sql.due if run_id is None else self._sql.due_of_run
         given: dict[str, Any] = {} if run_id is None else {"run_id": run_id}
         rows = self._database.fetch(statement, now=now, limit=limit, **given)
-        return [_task(row) for row in rows]
+        return [read_task(row) for row in rows]
 
     def release(self, tx: Connection, task: StepTask, *, now: datetime) -> bool:
         """ready -> ready with a message. False: somebody else was first."""
@@ -108,7 +109,7 @@ class HoldStore:
             before: instant; who was published after it may still be taken up.
         """
         rows = self._database.fetch(self._sql.idle, run_id=run_id, before=before)
-        return [_task(row) for row in rows]
+        return [read_task(row) for row in rows]
 
     def take_back(self, idle: StepTask, *, before: datetime) -> list[str]:
         """ready -> ready, held back once more; return the key that is free by it."""
@@ -154,11 +155,6 @@ class HoldStore:
 
 def _is_same(one: StepTask, other: StepTask) -> bool:
     return (one.run_id, one.step_id, one.index) == (other.run_id, other.step_id, other.index)
-
-
-def _task(row: Row) -> StepTask:
-    run_id, step_id, index, attempt, queue, priority = row[:6]
-    return StepTask(str(run_id), step_id, index, attempt + 1, "", queue, priority)
 
 
 class _Statements:
