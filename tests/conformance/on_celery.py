@@ -231,20 +231,16 @@ class _Play:
             return True
         engine = self._app.engine
         for run_id in self._family():
-            run = self._client.run(run_id)
-            if run.status in END_OF_RUN:
-                continue
-            # An accepted answer is on its way, or time alone will move the run.
+            # An accepted answer or a child's end is on its way, or time alone will move the run.
             pauses = [*self._client.inbox(run_id), *engine.pauses.list_events(run_id)]
-            rests = (
-                run.status is RunStatus.WAITING
-                and not engine.pauses.find_unsettled(run_id=run_id)
-                and engine.claims.next_due(run_id) is None
-                and all(
-                    pause.expires_at is None for pause in pauses if pause.status is PauseStatus.OPEN
-                )
+            is_moved = (
+                engine.pauses.find_unsettled(run_id=run_id)
+                or engine.waits.find_unfollowed(run_id=run_id)
+                or engine.claims.next_due(run_id) is not None
+                or any(pause.expires_at for pause in pauses if pause.status is PauseStatus.OPEN)
             )
-            if not rests:
+            # Read last: whatever was on its way before has left its mark on it by now.
+            if is_moved or self._client.run(run_id).status is not RunStatus.WAITING:
                 return False
         return True
 
