@@ -231,6 +231,7 @@ class _Play:
             return True
         engine = self._app.engine
         for run_id in self._family():
+            before = self._client.run(run_id)
             # An accepted answer or a child's end is on its way, or time alone will move the run.
             pauses = [*self._client.inbox(run_id), *engine.pauses.list_events(run_id)]
             is_moved = (
@@ -239,8 +240,9 @@ class _Play:
                 or engine.claims.next_due(run_id) is not None
                 or any(pause.expires_at for pause in pauses if pause.status is PauseStatus.OPEN)
             )
-            # Read last: whatever was on its way before has left its mark on it by now.
-            if is_moved or self._client.run(run_id).status is not RunStatus.WAITING:
+            after = self._client.run(run_id)
+            # What was read between holds only if the run has not moved meanwhile.
+            if is_moved or after.status is not RunStatus.WAITING or after.seq != before.seq:
                 return False
         return True
 
