@@ -18,5 +18,7 @@ worker_max_memory_per_child = 1_048_576
 # any timeout that a definition should set.
 task_time_limit = 24 * 60 * 60
 
-# Idle connections to the broker are few: publishing is one at a time per process.
-broker_pool_limit = 4
+# Connections are opened when they are needed, and there are few. The limit must be above the
+# threads of Flower, each of which holds one while it waits for a second: at 4 they waited for
+# each other for ever, and Flower showed nothing.
+broker_pool_limit = 40

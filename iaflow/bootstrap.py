@@ -15,7 +15,7 @@ from iaflow.database.pipeline_store import PipelineStore
 from iaflow.pipeline.engine import Engine
 from iaflow.pipeline.executors.base import Executor
 from iaflow.pipeline.executors.local import LocalExecutor, Observation
-from iaflow.pipeline.runner import make_executor, open_database, open_engine
+from iaflow.pipeline.runner import make_executor, open_database, open_engine, open_executor
 from iaflow.settings import Settings
 
 __all__ = ["Application", "open_application", "open_local_executor"]
@@ -46,13 +46,13 @@ def open_application(settings: Settings) -> Application:
     """
     database = open_database(settings)
     engine = open_engine(database, settings)
-    executor = _open_executor(settings)
+    executor = open_executor(settings)
     return Application(
         settings=settings,
         database=database,
         engine=engine,
         pipelines=PipelineStore(database),
-        client=Client(engine, executor),
+        client=Client(engine=engine, executor=executor),
         executor=executor,
     )
 
@@ -65,12 +65,3 @@ def open_local_executor(
 ) -> LocalExecutor:
     """Return an executor for this process, to be used as an async context manager."""
     return make_executor(app.engine, app.settings, folders=folders, observe=observe)
-
-
-def _open_executor(settings: Settings) -> Executor | None:
-    if settings.broker_url is None:
-        return None
-    # Importing Celery costs half a second, which an embedded run must not pay.
-    from iaflow.pipeline.executors.celery import CeleryExecutor, make_app
-
-    return CeleryExecutor(make_app(settings), settings.queues)

@@ -1,15 +1,16 @@
 """What services, pages and commands ask of iaflow: start, read, answer, cancel.
 
 Decides how a request becomes a verb of the engine and a message; never executes a step.
-Made by the composition root.
+Opened by services, made by the composition root for the faces.
 """
 
 from __future__ import annotations
 
 import difflib
+import time
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from iaflow.data.records import (
     DecisionRecord,
@@ -20,7 +21,9 @@ from iaflow.data.records import (
     StepRecord,
     StepTask,
 )
-from iaflow.data.status import PauseStatus, RunStatus
+from iaflow.data.status import END_OF_RUN, PauseStatus, RunStatus
+from iaflow.database.callers import call_at_commit, joined
+from iaflow.database.dialects import is_duplicate_key
 from iaflow.database.pipeline_store import PipelineStore
 from iaflow.errors import Conflict, NotFound
 from iaflow.pipeline.check import merge_parameters
@@ -28,24 +31,74 @@ from iaflow.pipeline.engine import Engine, Settled, Started
 from iaflow.pipeline.executors.base import Executor
 from iaflow.pipeline.graph import Graph
 from iaflow.pipeline.judging import conclude_alone
-from iaflow.pipeline.runner import waiting_payload
+from iaflow.pipeline.runner import open_database, open_engine, open_executor, waiting_payload
+from iaflow.publishing import LatePublisher
+from iaflow.settings import Settings, load_settings
 
 __all__ = ["Client"]
+
+PATIENCE_SECONDS = 5.0
+"""How long a request tries again while the database is gone, before it says so."""
+
+
+FIRST_POLL_SECONDS = 0.02
+LAST_POLL_SECONDS = 0.5
 
 
 class Client:
     """
-    Runs, pipelines and questions of one database.
+    Runs, pipelines and questions of one database: what a service needs to start and answer.
+
+    Safe to use from any number of threads; close it at the end (or use it in a `with`).
 
     Args:
-        engine: the verbs.
-        executor: carries ready steps to workers; without one, the caller drives its runs.
+        database_url: where iaflow lives; by default ``IAFLOW_DATABASE_URL``.
+        broker_url: where workers are told; by default ``IAFLOW_BROKER_URL``. Without one, what
+            is started is published by the sweep of a worker.
+        settings: all others; by default those of the environment.
+        engine, executor: parts that are open already, in the place of all these; who opened
+            them closes them. Without an executor the caller drives its runs.
+
+    Raises:
+        NotReachable, SchemaOutdated, SettingsRefused: it cannot work.
     """
 
-    def __init__(self, engine: Engine, executor: Executor | None = None) -> None:
+    def __init__(
+        self,
+        database_url: str | None = None,
+        *,
+        broker_url: str | None = None,
+        settings: Settings | None = None,
+        engine: Engine | None = None,
+        executor: Executor | None = None,
+    ) -> None:
+        self._is_owner = engine is None
+        if engine is None:
+            settings = (settings or load_settings()).with_database(database_url)
+            if broker_url is not None:
+                settings = settings.model_copy(update={"broker_url": broker_url})
+            database = open_database(settings, patience_seconds=PATIENCE_SECONDS)
+            engine, executor = open_engine(database, settings), open_executor(settings)
         self._engine = engine
         self._executor = executor
         self._pipelines = PipelineStore(engine.database)
+        self._late = LatePublisher(
+            lambda run_id: engine.reads.run_status(run_id) is not None,
+            executor.submit if executor is not None else _leave,
+            engine.database.release_thread,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Publish what waits for its commit, and close what this client has opened."""
+        self._late.close()
+        if self._is_owner:
+            self._engine.database.close()
 
     # -- definitions
 
@@ -88,21 +141,40 @@ class Client:
         *,
         key: str | None = None,
         started_by: str | None = None,
+        connection: Any = None,
     ) -> Started:
         """
         Start a run of an imported pipeline's current version.
 
+        It needs no broker: while that is away, the sweep publishes what was started.
+
         Args:
             given: the run's input, laid over the definition's parameters.
             key: idempotency key; the same key and input give the same run.
+            connection: an open transaction on the same database to start in: a SQLAlchemy
+                `Connection` or `Session`, or a psycopg2 connection. The run exists if and only
+                if that is committed. SQLAlchemy tells of the commit; after one of psycopg2
+                call `notify`, or the sweep of a worker finds the run.
 
         Raises:
             NotFound: no such pipeline.
             InputRefused: the input does not fit; no run was made.
             Conflict: the key stands for another start.
+            SettingsRefused: the connection cannot be used; nothing was written.
         """
         graph = self._engine.library.graph(self.pipeline(slug).content_hash)
+        if connection is not None:
+            return self._start_within(connection, graph, given, key=key, started_by=started_by)
         return self.start_graph(graph, given, key=key, started_by=started_by)
+
+    def notify(self) -> int:
+        """
+        Publish what was started inside callers' transactions that are committed by now.
+
+        Returns:
+            How many runs these were.
+        """
+        return self._late.publish_now()
 
     def start_graph(
         self,
@@ -121,6 +193,46 @@ class Client:
         if self._executor is not None:
             self._executor.submit(started.tasks)
         return started
+
+    def wait(self, run_id: str, *, timeout: float | None = None) -> RunRecord:
+        """
+        Wait until a run has ended, or waits for somebody outside; return it as it stands then.
+
+        Args:
+            timeout: in seconds; None: as long as it takes.
+
+        Raises:
+            NotFound: no such run.
+            TimeoutError: it was still on its way.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        pause = FIRST_POLL_SECONDS
+        while not self.is_at_rest(run_id):
+            if until is not None and time.monotonic() >= until:
+                raise TimeoutError(f"run {run_id} was still on its way after {timeout} s")
+            left = pause if until is None else until - time.monotonic()
+            time.sleep(max(0.0, min(pause, left)))
+            pause = min(pause * 1.5, LAST_POLL_SECONDS)
+        return self.run(run_id)
+
+    def is_at_rest(self, run_id: str) -> bool:
+        """
+        Tell whether a run has ended, or nothing in it moves before somebody outside does.
+
+        An answer that no worker has picked up yet, or a child run whose end its parent has not
+        been told, is something that still moves.
+        """
+        run = self.run(run_id)
+        if run.status in END_OF_RUN:
+            return True
+        if run.status is not RunStatus.WAITING:
+            return False
+        engine = self._engine
+        for one in engine.waits.family(run_id):
+            if engine.pauses.find_unsettled(run_id=one) or engine.waits.find_unfollowed(run_id=one):
+                return False
+        # Read again last: what was seen above belongs to this moment only if nothing moved.
+        return self.run(run_id).seq == run.seq
 
     def run(self, run_id: str) -> RunRecord:
         """Return a run; raises NotFound."""
@@ -339,6 +451,31 @@ class Client:
         )
         self._go_on(events)
         return events
+
+    def _start_within(
+        self,
+        connection: Any,
+        graph: Graph,
+        given: Mapping[str, Any] | None,
+        *,
+        key: str | None,
+        started_by: str | None,
+    ) -> Started:
+        parameters = merge_parameters(graph.definition, dict(given or {}))
+        begin = partial(self._engine.start, graph, parameters, key=key, started_by=started_by)
+        try:
+            with joined(connection, self._engine.database) as tx:
+                started = begin(within=tx)
+        except Exception as error:
+            if key is None or not is_duplicate_key(error):
+                raise
+            # Another transaction used the key first; by now it is committed, and can be read.
+            with joined(connection, self._engine.database) as tx:
+                started = begin(within=tx)
+        if started.is_new:
+            self._late.keep(started.run_id, started.tasks)
+            call_at_commit(connection, partial(self._late.publish_soon, started.run_id))
+        return started
 
     def _go_on(self, pauses: Iterable[PauseRecord]) -> None:
         for pause in pauses:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor, Future
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["LoopThread", "run_async", "run_blocking"]
+__all__ = ["LoopThread", "run_async", "run_blocking", "run_in_own_thread"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -65,6 +68,40 @@ class LoopThread:
 async def run_blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a blocking `function` in a thread, with the caller's context, and await its result."""
     return await asyncio.to_thread(function, *args, **kwargs)
+
+
+async def run_in_own_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """
+    Run `function`, which may never return, in a thread of its own, and await its result.
+
+    Unlike `run_blocking` it takes no thread of a shared pool away, should nobody wait for it any
+    more, and a process that ends does not wait for it. The caller's context goes with it.
+    """
+    context = contextvars.copy_context()
+    call = partial(context.run, function, *args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(_OwnThread(), call)
+
+
+class _OwnThread(Executor):
+    """Starts a thread for each call, which nothing waits for at the end of the process."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
+
+        def serve() -> None:
+            try:
+                result = fn(*args, **kwargs)
+            except StopIteration as error:
+                # No future takes one: it would end whoever awaits it in silence.
+                future.set_exception(RuntimeError(f"the function raised {error!r}"))
+            except BaseException as error:  # noqa: BLE001  who waits decides what it means
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        threading.Thread(target=serve, name="iaflow-step", daemon=True).start()
+        return future
 
 
 def run_async(coroutine: Coroutine[Any, Any, T]) -> T:

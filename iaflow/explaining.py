@@ -428,6 +428,8 @@ def _join_words(ledger: Ledger, node: Node) -> str:
 
 def _tell_hold(ledger: Ledger, record: StepRecord) -> str:
     """Return what a ready step waits for: a worker, unless something holds it back."""
+    if record.hindrance is not None:
+        return f"a worker that can execute it: the last one that took it up gave it back ({record.hindrance})"
     if not record.is_held:
         return "a worker"
     if record.concurrency_key is not None:

@@ -78,6 +78,49 @@ class Settings(BaseSettings):
         le=3600,
         description="a ready step unclaimed for so long gets a new message, s",
     )
+    grace_seconds: float = Field(
+        default=25.0,
+        ge=0,
+        le=86_400,
+        description="after SIGTERM a worker's steps may go on for so long, then go back, s",
+    )
+    stuck_seconds: float = Field(
+        default=300.0,
+        ge=1,
+        description="a step that nobody takes up for so long is told of (`run_stuck`), s",
+    )
+    retention_days: float | None = Field(
+        default=None,
+        gt=0,
+        description="runs that ended so long ago are removed by the sweep; none: kept for ever",
+    )
+    notify_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="webhook that notices are sent to; none: they are only logged",
+    )
+    notify_secret: SecretStr | None = Field(
+        default=None, description="signs the webhook's requests; at least 16 bytes, never printed"
+    )
+    notify_runs: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("failed", "stuck"),
+        description="ends of runs that are told of, comma-separated: succeeded, failed, "
+        "cancelled, stuck; or none",
+    )
+    flower_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="where Flower answers, for links from runs to their tasks",
+    )
+    metrics_address: str | None = Field(
+        default=None,
+        pattern=r"^[^:\s]+:\d{1,5}$",
+        description="host:port on which a worker serves Prometheus metrics; none: it does not",
+    )
+    tracing: bool = Field(
+        default=False,
+        description="OpenTelemetry spans of steps (needs the extra `tracing`)",
+    )
     max_parallel_steps: int = Field(
         default=16, ge=1, le=1024, description="steps at once in one embedded process"
     )
@@ -94,11 +137,30 @@ class Settings(BaseSettings):
         description="the least urgent log line that is written to stderr",
     )
 
-    @field_validator("step_modules", "queues", mode="before")
+    @field_validator("step_modules", "queues", "notify_runs", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("notify_runs")
+    @classmethod
+    def _known_ends(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value == ("none",):
+            return ()
+        unknown = sorted(set(value) - {"succeeded", "failed", "cancelled", "stuck"})
+        if unknown:
+            raise ValueError(
+                f"{', '.join(unknown)}: name succeeded, failed, cancelled or stuck; or none"
+            )
+        return value
+
+    @field_validator("notify_secret")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value().encode()) < 16:
+            raise ValueError("write at least 16 bytes")
         return value
 
     @field_validator("queues")

@@ -16,8 +16,9 @@ from click.exceptions import Exit
 from iaflow.cli.definitions import graph, import_, pipelines, schema, validate
 from iaflow.cli.driving import Interrupted
 from iaflow.cli.exits import MEANINGS, ExitCode, code_of_error
+from iaflow.cli.flower import flower
 from iaflow.cli.going_on import rerun, retry, signal
-from iaflow.cli.operating import db, doctor, worker
+from iaflow.cli.operating import db, doctor, metrics, worker
 from iaflow.cli.people import answer, inbox
 from iaflow.cli.reading import runs, why
 from iaflow.cli.running import cancel, resume, run, start
@@ -66,7 +67,7 @@ click.rich_click.COMMAND_GROUPS = {
             "name": "Definitions",
             "commands": ["validate", "simulate", "schema", "import", "pipelines"],
         },
-        {"name": "Operate", "commands": ["worker", "db", "doctor"]},
+        {"name": "Operate", "commands": ["worker", "flower", "db", "doctor", "metrics"]},
     ]
 }
 
@@ -103,7 +104,9 @@ for _command in (
     rerun,
     db,
     worker,
+    flower,
     doctor,
+    metrics,
 ):
     root.add_command(_command)
 

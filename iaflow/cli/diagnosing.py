@@ -1,4 +1,4 @@
-"""What `iaflow doctor` looks at: settings, database, broker, modules, clocks.
+"""What `iaflow doctor` looks at: settings, database, clocks, modules; the rest beside it.
 
 Decides what is in order, what is doubtful and what must be mended, and how; never mends
 anything. Called by the doctor command.
@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
+from iaflow.cli.findings import Finding, guarded
+from iaflow.cli.surroundings import (
+    find_in_broker,
+    find_in_flower,
+    find_in_notifier,
+    is_open_line,
+)
 from iaflow.cli.terminal import as_clause, format_seconds
 from iaflow.clock import SystemClock
 from iaflow.errors import IaflowError
@@ -21,30 +29,9 @@ from iaflow.settings import Settings, hide_password
 if TYPE_CHECKING:
     from iaflow.database.dialects import Database
 
-__all__ = ["Finding", "find_all", "list_settings"]
+__all__ = ["find_all", "list_settings"]
 
 CLOCK_TOLERANCE_SECONDS: Final = 2.0
-CONNECT_SECONDS: Final = 3.0
-SECRETS: Final = frozenset({"secret_key"})
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at; `advice` says what to do, and is empty if nothing is."""
-
-    name: str
-    verdict: str  # ok, warn, fail
-    message: str
-    advice: str = ""
-
-    def as_json(self) -> dict[str, str]:
-        """Return the finding as an object."""
-        return {
-            "name": self.name,
-            "verdict": self.verdict,
-            "message": self.message,
-            "advice": self.advice,
-        }
 
 
 def list_settings(settings: Settings, *, db: str | None) -> list[dict[str, str]]:
@@ -66,8 +53,11 @@ def find_all(settings: Settings, *, do_import: bool) -> Iterator[Finding]:
     Args:
         do_import: import the modules that steps may come from; else they are only looked for.
     """
-    yield from _find_in_database(settings)
-    yield from _find_in_broker(settings)
+    figures: dict[str, Mapping[str, float]] = {}
+    yield from _find_in_database(settings, figures)
+    yield from guarded("broker", partial(find_in_broker, settings, figures))
+    yield from guarded("flower", partial(find_in_flower, settings))
+    yield from guarded("notifier", partial(find_in_notifier, settings))
     yield from _find_in_modules(settings, do_import)
 
 
@@ -75,7 +65,7 @@ def _spell(name: str, settings: Settings) -> str:
     value: Any = getattr(settings, name)
     if value is None:
         return "(none)"
-    if name in SECRETS:
+    if isinstance(value, SecretStr):
         return "(set, not shown)"
     if isinstance(value, tuple):
         return ",".join(map(str, value)) or "(none)"
@@ -85,7 +75,9 @@ def _spell(name: str, settings: Settings) -> str:
 # --- database
 
 
-def _find_in_database(settings: Settings) -> Iterator[Finding]:
+def _find_in_database(
+    settings: Settings, figures: dict[str, Mapping[str, float]]
+) -> Iterator[Finding]:
     from iaflow.database.dialects import Database
 
     shown = hide_password(settings.database_url)
@@ -97,32 +89,33 @@ def _find_in_database(settings: Settings) -> Iterator[Finding]:
         )
         database.read_clock()
     except IaflowError as error:
-        yield Finding("database", "fail", as_clause(str(error)), "see IAFLOW_DATABASE_URL, or --db")
+        yield Finding("database", "fail", as_clause(str(error)), _advise_on_connecting(str(error)))
         return
     try:
         yield Finding("database", "ok", f"{shown} answers")
-        for look in (_find_schema, _find_durability, _find_clock):
-            yield from _guarded(look, database)
+        yield from guarded("schema", partial(_find_schema, database))
+        yield from guarded("durability", partial(_find_durability, database))
+        yield from guarded("connection", partial(_find_connection, database, settings))
+        yield from guarded("clock", partial(_find_clock, database))
+        yield from guarded("steps", partial(_find_steps, database, settings, figures))
     finally:
         database.close()
 
 
-def _guarded(
-    look: Callable[[Database], Iterator[Finding]], database: Database
-) -> Iterator[Finding]:
-    """Turn what goes wrong while looking into a finding: a doctor must not die of the patient."""
-    try:
-        yield from look(database)
-    except Exception as error:  # noqa: BLE001  whatever a server answers is a finding
-        name = look.__name__.removeprefix("_find_")
-        yield Finding(name, "fail", f"{type(error).__name__}: {as_clause(str(error))}")
+def _advise_on_connecting(message: str) -> str:
+    if "unsupported startup parameter" in message:
+        return (
+            "a pooler stands before it: connect to Postgres itself, or let it pass on, or ignore, "
+            "the parameter `options`"
+        )
+    return "see IAFLOW_DATABASE_URL, or --db"
 
 
 def _find_schema(database: Database) -> Iterator[Finding]:
     from iaflow.database import migrator
 
     state = migrator.check(database)
-    if state.is_current:
+    if state.is_usable:
         yield Finding("schema", "ok", as_clause(state.message))
     elif database.dialect == "sqlite" and state.current is None:
         yield Finding("schema", "ok", "no tables yet; the first run makes them")
@@ -158,6 +151,45 @@ def _find_durability(database: Database) -> Iterator[Finding]:
         yield Finding("durability", "ok", message)
 
 
+def _find_connection(database: Database, settings: Settings) -> Iterator[Finding]:
+    """Look at what lies between: a pooler, an open line."""
+    from iaflow.database.health import read_connection
+
+    if database.dialect == "sqlite":
+        return
+    way = read_connection(database)
+    if not way.has_our_options:
+        message = "a pooler stands between: what a connection asks for at its start is not in force"
+        advice = "connect to Postgres itself"
+        if settings.prepare_statements:
+            advice += ", or set IAFLOW_PREPARE_STATEMENTS=false if it lends out transactions"
+        yield Finding("connection", "warn", message, advice)
+    if not way.is_encrypted and is_open_line(settings.database_url):
+        message = "what is said to the database can be read on the way: the line is not encrypted"
+        advice = "put ?sslmode=verify-full behind IAFLOW_DATABASE_URL, and TLS on the server"
+        yield Finding("connection", "warn", message, advice)
+
+
+def _find_steps(
+    database: Database, settings: Settings, figures: dict[str, Mapping[str, float]]
+) -> Iterator[Finding]:
+    """Look at what waits and is lost; `figures` is filled for those who look at workers."""
+    from iaflow.database import migrator
+    from iaflow.database.run_store.gauges import GaugeStore
+
+    if settings.broker_url is None or not migrator.check(database).is_usable:
+        return
+    figures.update((one.name, one.values) for one in GaugeStore(database, settings.queues).read())
+    lost = int(figures["iaflow_lost_leases"][""])
+    running = int(figures["iaflow_running_steps"][""])
+    if lost:
+        message = f"{lost} of {running} running steps have not been heard of for a whole lease"
+        advice = "a worker's sweep takes them up again: is any worker there? see below"
+        yield Finding("steps", "warn", message, advice)
+    else:
+        yield Finding("steps", "ok", f"{running} run, none is lost")
+
+
 def _find_clock(database: Database) -> Iterator[Finding]:
     here = SystemClock()
     before = here.now()
@@ -171,73 +203,6 @@ def _find_clock(database: Database) -> Iterator[Finding]:
     else:
         advice = "synchronise the clocks (NTP); leases are safe, times in logs are not"
         yield Finding("clock", "warn", words, advice)
-
-
-# --- broker
-
-
-def _find_in_broker(settings: Settings) -> Iterator[Finding]:
-    if settings.broker_url is None:
-        message = "none set: steps run in the process that starts a run"
-        yield Finding("broker", "ok", message)
-        return
-    shown = hide_password(settings.broker_url)
-    try:
-        if urlsplit(settings.broker_url).scheme in ("redis", "rediss"):
-            yield from _find_in_redis(settings.broker_url, settings.queues, shown)
-        else:
-            _connect(settings.broker_url)
-            yield Finding("broker", "ok", f"{shown} answers")
-    except Exception as error:  # noqa: BLE001  every transport has errors of its own
-        message = f"{shown} does not answer: {as_clause(str(error))}"
-        yield Finding("broker", "fail", message, "see IAFLOW_BROKER_URL; is the server up?")
-
-
-def _find_in_redis(url: str, queues: tuple[str, ...], shown: str) -> Iterator[Finding]:
-    import redis
-
-    client = redis.Redis.from_url(
-        url,
-        socket_connect_timeout=CONNECT_SECONDS,
-        socket_timeout=CONNECT_SECONDS,
-        decode_responses=True,
-    )
-    try:
-        client.ping()
-        yield Finding("broker", "ok", f"{shown} answers")
-        yield _judge_policy(client)
-        for queue in queues:
-            waiting = sum(client.llen(name) for name in _lists_of(queue))
-            yield Finding("queue", "ok", f"{queue}: {waiting} messages wait for workers")
-    finally:
-        client.close()
-
-
-def _lists_of(queue: str) -> list[str]:
-    """Return the lists that a queue is on Redis: one for each class of priority (kombu's names)."""
-    return [queue, *(f"{queue}\x06\x16{lowest}" for lowest in (3, 6, 9))]
-
-
-def _judge_policy(client: Any) -> Finding:
-    import redis
-
-    try:
-        policy = client.config_get("maxmemory-policy").get("maxmemory-policy", "unknown")
-    except redis.ResponseError:
-        message = "the server does not tell its maxmemory-policy"
-        return Finding("eviction", "warn", message, "see to it that it is noeviction")
-    if policy == "noeviction":
-        return Finding("eviction", "ok", "maxmemory-policy is noeviction")
-    message = f"maxmemory-policy is {policy}: a full server would drop messages"
-    return Finding("eviction", "fail", message, "redis-cli CONFIG SET maxmemory-policy noeviction")
-
-
-def _connect(url: str) -> None:
-    from kombu.connection import Connection
-
-    open_connection: Callable[..., Any] = Connection
-    with open_connection(url, connect_timeout=CONNECT_SECONDS) as connection:
-        connection.ensure_connection(max_retries=1, timeout=CONNECT_SECONDS)
 
 
 # --- modules

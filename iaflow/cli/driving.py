@@ -15,7 +15,7 @@ from iaflow.cli.results import finish, quote_db
 from iaflow.cli.terminal import errors, guard_stdout, hint, line
 from iaflow.cli.watching import open_watch
 from iaflow.concurrency import run_async
-from iaflow.data.status import END_OF_RUN, RunStatus, StepStatus
+from iaflow.data.status import RunStatus
 
 if TYPE_CHECKING:
     from iaflow.bootstrap import Application
@@ -79,20 +79,12 @@ def drive(
     return watch.seconds
 
 
-def wait_and_finish(
-    app: Application, run_id: str, *, as_json: bool, db: str | None, past: str | None = None
-) -> int:
-    """
-    Watch a run that workers drive until it ends or waits, show the result, return the exit code.
-
-    Args:
-        past: a question that was just answered: while its step still waits for the worker that
-            was told, the run does not count as waiting.
-    """
+def wait_and_finish(app: Application, run_id: str, *, as_json: bool, db: str | None) -> int:
+    """Watch a run that workers drive until it ends or waits, show the result, return the exit code."""
     watch = open_watch(app.client.graph_of(run_id).nodes, as_json=as_json, run_id=run_id)
     try:
         with watch:
-            _poll(app, run_id, watch.observe_records, past)
+            _poll(app, run_id, watch.observe_records)
     except KeyboardInterrupt:
         advice = f"the workers go on with it; look with:  iaflow show {run_id}{quote_db(db)}"
         raise Interrupted(run_id, advice) from None
@@ -129,16 +121,12 @@ def _poll(
     app: Application,
     run_id: str,
     observe: Callable[[Iterable[StepRecord]], None],
-    past: str | None,
 ) -> None:
-    answered = None if past is None else app.client.pause(past).step_id
     wait = FIRST_POLL_SECONDS
     while True:
-        status = app.client.run(run_id).status
-        steps = app.client.steps(run_id, items=False, payloads=False)
-        observe(steps)
-        waiting = {step.step_id for step in steps if step.status is StepStatus.WAITING}
-        if status in END_OF_RUN or (status is RunStatus.WAITING and answered not in waiting):
+        is_at_rest = app.client.is_at_rest(run_id)
+        observe(app.client.steps(run_id, items=False, payloads=False))
+        if is_at_rest:
             return
         time.sleep(wait)
         wait = min(wait * 1.5, LAST_POLL_SECONDS)

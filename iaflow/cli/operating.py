@@ -1,4 +1,4 @@
-"""Commands for operators: `db`, `worker`, `doctor`.
+"""Commands for operators: `db`, `worker`, `doctor`, `metrics`.
 
 Decides how the state of a deployment is shown and which program a worker is; never works on
 a step itself. Called through `main`.
@@ -14,7 +14,7 @@ import rich_click as click
 
 from iaflow.cli.exits import ExitCode
 from iaflow.cli.inputs import db_option, json_option
-from iaflow.cli.opening import put_folder_on_path, read_settings
+from iaflow.cli.opening import open_app, put_folder_on_path, read_settings
 from iaflow.cli.terminal import (
     errors,
     guard_stdout,
@@ -27,7 +27,7 @@ from iaflow.cli.terminal import (
 )
 from iaflow.errors import SettingsRefused
 
-__all__ = ["db", "doctor", "worker"]
+__all__ = ["db", "doctor", "find_worker_app", "metrics", "worker"]
 
 
 @click.group()
@@ -71,13 +71,14 @@ def check(db: str | None, as_json: bool) -> int:
                 "current": state.current,
                 "head": state.head,
                 "is_current": state.is_current,
+                "is_usable": state.is_usable,
                 "message": state.message,
             }
         )
     else:
-        verdict = status_text("ok" if state.is_current else "fail")
+        verdict = status_text("ok" if state.is_usable else "fail")
         results().print(line(verdict, f"  {state.message}"), soft_wrap=True)
-    return ExitCode.DONE if state.is_current else ExitCode.USAGE
+    return ExitCode.DONE if state.is_usable else ExitCode.USAGE
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -112,12 +113,33 @@ def find_worker_app(folder: Path) -> str:
 
 
 @click.command()
+@db_option
+@json_option
+def metrics(db: str | None, as_json: bool) -> int:
+    """
+    Print figures of all runs together, as Prometheus reads them: ready, running, waiting, lost.
+
+    What workers counted stands on their own pages: see IAFLOW_METRICS_ADDRESS.
+    """
+    from iaflow.database.run_store.gauges import GaugeStore
+    from iaflow.metrics import render_gauges
+
+    with open_app(db) as app:
+        gauges = GaugeStore(app.database, app.settings.queues).read()
+    if as_json:
+        write_json({one.name: dict(one.values) if one.label else one.values[""] for one in gauges})
+    else:
+        sys.stdout.write(render_gauges(gauges))
+    return ExitCode.DONE
+
+
+@click.command()
 @click.option("--import", "do_import", is_flag=True, help="Import the modules steps may come from.")
 @db_option
 @json_option
 def doctor(do_import: bool, db: str | None, as_json: bool) -> int:
     """
-    Look whether everything is in place: settings, database, broker, modules, clocks.
+    Look whether everything is in place: settings, database, broker, workers, modules, clocks.
 
     Exits with 1 if anything must be mended.
     """

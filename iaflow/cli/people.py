@@ -162,7 +162,7 @@ def _hand_on(
 ) -> int:
     """Leave the rest of the run to the workers, which were told."""
     if wait:
-        return wait_and_finish(app, run_id, as_json=as_json, db=db, past=pause.pause_id)
+        return wait_and_finish(app, run_id, as_json=as_json, db=db)
     if as_json:
         status = str(app.client.run(run_id).status)
         write_json({"run_id": run_id, "status": status, "pause_id": pause.pause_id})

@@ -39,7 +39,7 @@ from iaflow.cli.terminal import (
     write_value,
 )
 from iaflow.clock import SystemClock
-from iaflow.data.records import NO_INDEX, PauseRecord, RunRecord, StepRecord
+from iaflow.data.records import NO_INDEX, PauseRecord, RunRecord, StepRecord, StepTask
 from iaflow.data.status import RunStatus, StepStatus, WaitsFor
 from iaflow.explaining import describe_items
 from iaflow.pipeline.definition import StepType
@@ -159,11 +159,11 @@ def _describe_all(app: Application, run: RunRecord, steps: Sequence[StepRecord])
         ],
         "rerun_of": run.rerun_of,
         "parameters": dict(run.parameters),
-        "steps": [_describe_step(step) for step in steps],
+        "steps": [_describe_step(step, app.settings.flower_url) for step in steps],
     }
 
 
-def _describe_step(step: StepRecord) -> dict[str, Any]:
+def _describe_step(step: StepRecord, flower_url: str | None) -> dict[str, Any]:
     return {
         "step_id": step.step_id,
         "index": None if step.index == NO_INDEX else step.index,
@@ -187,7 +187,18 @@ def _describe_step(step: StepRecord) -> dict[str, Any]:
         "inputs": step.inputs,
         "output": step.output,
         "error": dict(step.error) if step.error else None,
+        "flower": _link(step, flower_url),
     }
+
+
+def _link(step: StepRecord, flower_url: str | None) -> str | None:
+    """Return where Flower shows the latest task of a step; None if it had none, or no Flower."""
+    is_ready = step.status is StepStatus.READY and not step.is_held
+    attempt = step.attempt + 1 if is_ready else step.attempt
+    if flower_url is None or attempt < 1:
+        return None
+    task = StepTask(step.run_id, step.step_id, step.index, attempt)
+    return f"{flower_url.rstrip('/')}/task/{task.message_id}"
 
 
 def _unreached(run_id: str, step_id: str) -> StepRecord:
@@ -234,6 +245,7 @@ def _show_all(
     for row in table(["step", "status", "took", "attempts", ""], rows):
         console.print(line("  ", row), soft_wrap=True)
     _show_children(list(around.children.values()))
+    _show_links(steps, app.settings.flower_url)
     match run.status:
         case RunStatus.SUCCEEDED:
             console.print(line(("\n  outputs", "dim")))
@@ -274,13 +286,27 @@ def _show_children(children: Sequence[RunRecord]) -> None:
         console.print(line((f"  … and {len(listed) - CHILDREN_SHOWN} more", "dim")))
 
 
+def _show_links(steps: Sequence[StepRecord], flower_url: str | None) -> None:
+    """Show where Flower has the tasks of the steps, if there is a Flower."""
+    links = [(step, link) for step in steps if (link := _link(step, flower_url)) is not None]
+    if not links:
+        return
+    console = results()
+    console.print(line(("\n  tasks in Flower", "dim")))
+    for row in table(["step", "task"], [[_name(step), link] for step, link in links]):
+        console.print(line("  ", row), soft_wrap=True)
+
+
+def _name(step: StepRecord) -> str:
+    return step.step_id if step.index == NO_INDEX else f"  {step.step_id}[{step.index}]"
+
+
 def _step_of(child: RunRecord) -> str:
     item = "" if child.parent_index in (None, NO_INDEX) else f"[{child.parent_index}]"
     return f"{child.parent_step_id}{item}"
 
 
 def _step_row(step: StepRecord, now: datetime, around: _Around) -> list[str | Text]:
-    name = step.step_id if step.index == NO_INDEX else f"  {step.step_id}[{step.index}]"
     took = ""
     # What is to be done once more has begun before, in the run that was rerun or reopened.
     is_pending = step.status is StepStatus.PENDING
@@ -289,7 +315,7 @@ def _step_row(step: StepRecord, now: datetime, around: _Around) -> list[str | Te
         took = format_seconds((end - step.started_at).total_seconds())
     tries = step.attempt - step.worker_losses
     return [
-        name,
+        _name(step),
         status_text(str(step.status)),
         took,
         str(tries) if tries > 0 and step.items is None and not is_pending else "",

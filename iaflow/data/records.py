@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
+from uuid import UUID, uuid5
 
-from iaflow.data.status import PauseStatus, RunStatus, StepEnd, StepStatus, WaitsFor
+from iaflow.data.status import NoticeKind, PauseStatus, RunStatus, StepEnd, StepStatus, WaitsFor
 
 __all__ = [
+    "MESSAGES",
     "NO_INDEX",
     "Claim",
     "Decision",
@@ -23,6 +25,7 @@ __all__ = [
     "Fanned",
     "ItemCounts",
     "NewItems",
+    "NoticeRecord",
     "NewPause",
     "Outcome",
     "PauseRecord",
@@ -46,6 +49,9 @@ __all__ = [
 NO_INDEX = -1
 """The item index of a step that is no item of a foreach: part of a key, so never null."""
 
+MESSAGES: Final = UUID("5f0c2a51-9d0b-4c53-9a2e-0d1d6c1f4f0e")
+"""The namespace of message ids; changed, the links to older tasks in Flower lead nowhere."""
+
 
 # --- what travels to a worker
 
@@ -61,6 +67,17 @@ class StepTask:
     slug: str = ""
     queue: str | None = None
     priority: int | None = None
+
+    @property
+    def message_id(self) -> str:
+        """
+        Return the id of its message: for one attempt always the same, whoever sends it.
+
+        So a link leads from a step to its task in Flower without anything being kept, and a
+        message that is sent once more is the same row there.
+        """
+        name = f"{self.run_id}:{self.step_id}:{self.index}:{self.attempt}"
+        return str(uuid5(MESSAGES, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +164,7 @@ class NewPause:
         quorum: how many people must answer.
         exclude_starter: who started the run may not answer.
         event: the name of the signal, if this is an event.
+        notice_in: seconds to the first reminder or escalation; None: there is none.
     """
 
     ui_schema: Mapping[str, Any]
@@ -157,6 +175,7 @@ class NewPause:
     quorum: int = 1
     exclude_starter: bool = False
     event: str | None = None
+    notice_in: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,9 +227,15 @@ class Fanned:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The worker gave the step back unfinished; the attempt does not count."""
+    """
+    The worker gave the step back unfinished; the attempt does not count.
+
+    Attributes:
+        is_loss: it counts as the loss of a worker, of which a step has only so many.
+    """
 
     reason: str
+    is_loss: bool = False
 
 
 Outcome = Succeeded | Failed | Skipped | Paused | Timed | Spawned | Fanned | Released
@@ -417,7 +442,8 @@ class StepRecord:
 
     Attributes:
         concurrency_key: what must be free before it may begin.
-        is_held: it is ready, but a key or a rate holds it back.
+        is_held: it is ready, but a key, a rate or a hindrance holds it back.
+        hindrance: why the last worker that took it up gave it back, while nobody else has it.
     """
 
     run_id: str
@@ -439,6 +465,7 @@ class StepRecord:
     items: ItemCounts | None = None
     concurrency_key: str | None = None
     is_held: bool = False
+    hindrance: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -478,6 +505,31 @@ class PauseRecord:
     quorum: int = 1
     exclude_starter: bool = False
     event: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeRecord:
+    """
+    Something that people, or systems of theirs, are told.
+
+    Attributes:
+        body: ids and words of the definition; never a run's data.
+        tries: deliveries begun so far.
+        due_at: when it is delivered (again); None: it was, or it was given up.
+        error: how the last try failed.
+    """
+
+    notice_id: str
+    run_id: str
+    kind: NoticeKind
+    step_id: str | None
+    pause_id: str | None
+    body: Mapping[str, Any]
+    created_at: datetime
+    tries: int = 0
+    due_at: datetime | None = None
+    delivered_at: datetime | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

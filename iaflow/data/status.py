@@ -15,6 +15,9 @@ __all__ = [
     "LIVE_STEP",
     "RUN_CHANGES",
     "STEP_CHANGES",
+    "FireStatus",
+    "Misfire",
+    "NoticeKind",
     "PauseStatus",
     "RunStatus",
     "StepEnd",
@@ -82,6 +85,34 @@ class WaitsFor(StrEnum):
     TIME = "time"
     RUN = "run"
     RUN_OUTSIDE = "run_outside"
+
+
+class NoticeKind(StrEnum):
+    """What people, or systems of theirs, are told by the notifier service."""
+
+    QUESTION_OPENED = "question_opened"
+    QUESTION_REMINDER = "question_reminder"
+    QUESTION_ESCALATED = "question_escalated"
+    RUN_SUCCEEDED = "run_succeeded"
+    RUN_FAILED = "run_failed"
+    RUN_CANCELLED = "run_cancelled"
+    RUN_STUCK = "run_stuck"
+
+
+class Misfire(StrEnum):
+    """What becomes of a schedule's instants that passed while nobody could fire them."""
+
+    LATEST = "latest"
+    ALL = "all"
+    SKIP = "skip"
+
+
+class FireStatus(StrEnum):
+    """What became of one instant of a schedule."""
+
+    STARTED = "started"
+    MISSED = "missed"
+    REFUSED = "refused"
 
 
 WAITS_FOR_OUTSIDE: Final = frozenset({WaitsFor.PEOPLE, WaitsFor.SIGNAL, WaitsFor.RUN_OUTSIDE})

@@ -36,7 +36,14 @@ from iaflow.database.statements import POSTGRES, SQLITE, Statement, read_instant
 from iaflow.database.tables import Tables, build_tables
 from iaflow.errors import NotReachable, SettingsRefused
 
-__all__ = ["Database", "normalise_url"]
+__all__ = [
+    "Database",
+    "is_contention",
+    "is_database_error",
+    "is_duplicate_key",
+    "is_outage",
+    "normalise_url",
+]
 
 T = TypeVar("T")
 
@@ -155,8 +162,10 @@ class Database:
                 with self.transaction(durable=durable) as tx:
                     return work(tx)
             except (psycopg2.Error, NotReachable, sqlite3.OperationalError) as error:
-                again = _is_contention(error) and turn < CONTENTION_TURNS
-                if not again and not (_is_outage(error) and time.monotonic() < deadline):
+                # The next turn finds the row of who wrote the same key first.
+                meets = is_contention(error) or is_duplicate_key(error)
+                again = meets and turn < CONTENTION_TURNS
+                if not again and not (is_outage(error) and time.monotonic() < deadline):
                     raise
                 # Jitter, so that two which met do not meet again; no secret hangs on it.
                 time.sleep(min(0.01 * 2**turn, 1.0) * (0.5 + random.random()))  # noqa: S311
@@ -300,15 +309,32 @@ def _open_memory() -> sqlite3.Connection:
     return raw
 
 
-def _is_contention(error: Exception) -> bool:
-    # 23505: another transaction wrote the same key first (an idempotency key, say); the next
-    # turn finds its row.
-    codes = ("40001", "40P01", "55P03", "23505")
-    return isinstance(error, psycopg2.Error) and error.pgcode in codes
+def is_contention(error: BaseException) -> bool:
+    """Tell whether the server undid a transaction because of another, so that it may be repeated."""
+    error = _cause(error)
+    return isinstance(error, psycopg2.Error) and error.pgcode in ("40001", "40P01", "55P03")
 
 
-def _is_outage(error: Exception) -> bool:
+def is_duplicate_key(error: BaseException) -> bool:
+    """Tell whether a row of that key was there before: another transaction may have been first."""
+    error = _cause(error)
+    return isinstance(error, psycopg2.errors.UniqueViolation | sqlite3.IntegrityError)
+
+
+def is_database_error(error: BaseException) -> bool:
+    """Tell whether the server, or the way to it, is what failed."""
+    return isinstance(_cause(error), psycopg2.Error | sqlite3.Error | NotReachable)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return the driver's own error, where SQLAlchemy has wrapped it."""
+    cause = error.orig if isinstance(error, sa.exc.DBAPIError) else None
+    return error if cause is None else cause
+
+
+def is_outage(error: BaseException) -> bool:
     """Tell whether the server is gone (or going), so that trying again later can help."""
+    error = _cause(error)
     if isinstance(error, NotReachable):
         return True
     if not isinstance(error, psycopg2.Error):

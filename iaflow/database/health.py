@@ -5,12 +5,22 @@ Decides what is asked; never whether the answers are good ones. Called by `iaflo
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import sqlalchemy as sa
 
 from iaflow.database.dialects import Database
 from iaflow.database.statements import SQLITE, Statement
 
-__all__ = ["read_server_settings"]
+__all__ = ["ConnectionState", "read_connection", "read_server_settings"]
+
+_CONNECTION = Statement(
+    "iaflow_connection",
+    sa.text(
+        "SELECT current_setting('enable_seqscan'),"
+        " COALESCE((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false)"
+    ),
+)
 
 _POSTGRES = Statement(
     "iaflow_server_settings",
@@ -24,6 +34,27 @@ _SQLITE = {
     "synchronous": Statement("iaflow_synchronous", sa.text("PRAGMA synchronous")),
     "version": Statement("iaflow_version", sa.text("SELECT sqlite_version()")),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionState:
+    """
+    How a connection to Postgres reaches it.
+
+    Attributes:
+        has_our_options: what the connection asked for at its start is in force; if it is not,
+            another program took the request.
+        is_encrypted: the server's own end of it speaks TLS.
+    """
+
+    has_our_options: bool
+    is_encrypted: bool
+
+
+def read_connection(database: Database) -> ConnectionState:
+    """Return how this thread's connection reaches Postgres."""
+    scans, is_encrypted = database.fetch(_CONNECTION)[0]
+    return ConnectionState(scans == "off", bool(is_encrypted))
 
 
 def read_server_settings(database: Database) -> dict[str, str]:

@@ -67,6 +67,12 @@ class Session:
         self._raw: Any = None
         self._was_interrupted = False
 
+    @property
+    def connection(self) -> sa.Connection:
+        """The connection that is taken."""
+        assert self._connection is not None
+        return self._connection
+
     def begin(self) -> None:
         """
         Take a connection and begin a transaction on it.

@@ -7,7 +7,7 @@ and never how iaflow keeps its own facts. Called by steps, hosts and the importe
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, Self, TypeVar
@@ -19,6 +19,7 @@ from iaflow.database import migrator
 from iaflow.database.dialects import Database
 from iaflow.database.foreign_sql import read_statement
 from iaflow.database.lanes import Lane, Lanes, Reader, Session, Source
+from iaflow.database.rows import all_rows, count_rows, first_row
 from iaflow.database.statements import SQLITE
 from iaflow.settings import hide_password
 
@@ -48,15 +49,15 @@ class Transaction:
 
     async def fetch_all(self, sql: str, params: Params = None) -> list[dict[str, Any]]:
         """Run one statement and return its rows; as `DatabaseManager.fetch_all`."""
-        return await self._run(sql, params, _all_rows)
+        return await self._run(sql, params, all_rows)
 
     async def fetch_one(self, sql: str, params: Params = None) -> dict[str, Any] | None:
         """Run one statement and return its first row; as `DatabaseManager.fetch_one`."""
-        return await self._run(sql, params, _first_row)
+        return await self._run(sql, params, first_row)
 
     async def execute(self, sql: str, params: Params = None) -> int:
         """Run one statement and return how many rows it touched; as `DatabaseManager.execute`."""
-        return await self._run(sql, params, _count_rows)
+        return await self._run(sql, params, count_rows)
 
     async def _run(self, sql: str, params: Params, read: Reader[T]) -> T:
         statement = read_statement(self.manager.database.dialect, sql, params)
@@ -138,15 +139,15 @@ class DatabaseManager:
             NotReachable: the database cannot be connected to.
             sqlalchemy.exc.DBAPIError: the database refuses the statement.
         """
-        return await self._run_alone(sql, params, _all_rows)
+        return await self._run_alone(sql, params, all_rows)
 
     async def fetch_one(self, sql: str, params: Params = None) -> dict[str, Any] | None:
         """Run one statement and return its first row, or None; else as `fetch_all`."""
-        return await self._run_alone(sql, params, _first_row)
+        return await self._run_alone(sql, params, first_row)
 
     async def execute(self, sql: str, params: Params = None) -> int:
         """Run one statement and return how many rows it touched; else as `fetch_all`."""
-        return await self._run_alone(sql, params, _count_rows)
+        return await self._run_alone(sql, params, count_rows)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
@@ -262,41 +263,3 @@ class DatabaseManager:
 
 # Those that the current task has opened, or was started in.
 _OPEN: ContextVar[tuple[Transaction, ...]] = ContextVar("iaflow_open_transactions", default=())
-
-
-# --- reading results, in the thread of the connection
-
-
-def _all_rows(result: sa.CursorResult[Any]) -> list[dict[str, Any]]:
-    if not result.returns_rows:
-        return []
-    columns = _columns(result)
-    return [_as_dict(columns, row) for row in result]
-
-
-def _first_row(result: sa.CursorResult[Any]) -> dict[str, Any] | None:
-    if not result.returns_rows:
-        return None
-    columns = _columns(result)
-    row = result.first()
-    return None if row is None else _as_dict(columns, row)
-
-
-def _count_rows(result: sa.CursorResult[Any]) -> int:
-    # SQLite knows the count of a RETURNING only when its rows are read.
-    return len(result.all()) if result.returns_rows else max(result.rowcount, 0)
-
-
-def _columns(result: sa.CursorResult[Any]) -> Sequence[str]:
-    columns = list(result.keys())
-    twice = sorted({name for name in columns if columns.count(name) > 1})
-    if twice:
-        raise ValueError(f"several columns are named {', '.join(twice)}: name them apart with AS")
-    return columns
-
-
-def _as_dict(columns: Sequence[str], row: sa.Row[Any]) -> dict[str, Any]:
-    return {
-        name: bytes(value) if isinstance(value, memoryview) else value
-        for name, value in zip(columns, row, strict=True)
-    }

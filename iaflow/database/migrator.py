@@ -40,8 +40,11 @@ __all__ = [
     "upgrade",
 ]
 
-HEAD_REVISION = "iaflow_0002"
+HEAD_REVISION = "iaflow_0003"
 """The newest revision; the prefix keeps it apart from those of a host's own Alembic."""
+
+OLDEST_REVISION = "iaflow_0003"
+"""The oldest release, by its revision, that can work on the tables of this one."""
 
 SCRIPTS = Path(iaflow.__file__).parent / "pipeline" / "migrations"
 
@@ -59,7 +62,8 @@ class SchemaState:
     Attributes:
         current: the database's revision; None if iaflow has no tables there.
         head: the revision that this version of iaflow needs.
-        is_current: True if they are the same, so that work can begin.
+        is_current: True if they are the same.
+        is_usable: True if work can begin: a newer schema that only added to ours serves as well.
         message: a sentence for people, which says what to run if anything must be.
         is_kept_by_host: True if a host application's own Alembic made the tables.
     """
@@ -67,6 +71,7 @@ class SchemaState:
     current: str | None
     head: str
     is_current: bool
+    is_usable: bool
     message: str
     is_kept_by_host: bool = False
 
@@ -91,11 +96,11 @@ def require_current(database: Database | str, *, schema: str = "iaflow") -> None
     Return if this version of iaflow can work on `database`.
 
     Raises:
-        SchemaOutdated: its revision is older or newer; the sentence says what to run.
+        SchemaOutdated: its revision is older, or too new; the sentence says what to run.
         NotReachable: the database cannot be connected to.
     """
     state = check(database, schema=schema)
-    if not state.is_current:
+    if not state.is_usable:
         raise SchemaOutdated(state.message)
 
 
@@ -117,7 +122,7 @@ def upgrade(database: Database | str, *, schema: str = "iaflow") -> None:
         NotReachable: the database cannot be connected to.
     """
     with _opened(database, schema) as opened:
-        if check(opened).is_current:
+        if check(opened).is_usable:
             return
         if opened.dialect == SQLITE and _create_at_once(opened):
             return
@@ -191,16 +196,23 @@ def _read_state(ask: Ask, schema: str | None) -> SchemaState:
     # Where a host's Alembic ran our scripts, it noted them in its own table.
     hosts = None if ours else _read_revision(ask, None, _HOST_TABLE, on_postgres=schema is not None)
     current = ours or hosts
+    is_usable = current == HEAD_REVISION
+    if current is not None and current > HEAD_REVISION:
+        place = f"{_quote(schema)}.schema_info" if schema else "schema_info"
+        # Its maker says which releases the newer tables still serve.
+        oldest = ask(f"SELECT oldest_revision FROM {place}")  # noqa: S608  quoted above
+        is_usable = bool(oldest) and oldest[0][0] <= HEAD_REVISION
     return SchemaState(
         current=current,
         head=HEAD_REVISION,
         is_current=current == HEAD_REVISION,
-        message=_advise(current, kept_by_host=hosts is not None),
+        is_usable=is_usable,
+        message=_advise(current, kept_by_host=hosts is not None, is_usable=is_usable),
         is_kept_by_host=hosts is not None,
     )
 
 
-def _advise(current: str | None, *, kept_by_host: bool) -> str:
+def _advise(current: str | None, *, kept_by_host: bool, is_usable: bool) -> str:
     run = (
         "your own Alembic (`alembic upgrade iaflow@head`)"
         if kept_by_host
@@ -213,6 +225,11 @@ def _advise(current: str | None, *, kept_by_host: bool) -> str:
         return (
             f"the database's schema is {current}, older than {HEAD_REVISION}, "
             f"which this iaflow needs: run {run}"
+        )
+    if current > HEAD_REVISION and is_usable:
+        return (
+            f"the database's schema is {current}, newer than {HEAD_REVISION}, which this iaflow "
+            "was made for; it only adds, so this iaflow works on it"
         )
     if current > HEAD_REVISION:
         return (
@@ -260,6 +277,7 @@ def _create_at_once(database: Database) -> bool:
         )
         insert = f"INSERT INTO {table} (version_num) VALUES (:head)"  # noqa: S608  our constant
         ask(insert, head=HEAD_REVISION)
+        ask("INSERT INTO schema_info (oldest_revision) VALUES (:oldest)", oldest=OLDEST_REVISION)
     return True
 
 
@@ -295,7 +313,7 @@ def _upgrade_by_scripts(database: Database) -> None:
         # Read again under the lock: another process may have been first.
         ask = _through(connection)
         state = _read_state(ask, database.schema)
-        if state.is_current:
+        if state.is_usable:
             return
         _refuse_what_is_not_ours(state, _taken_names(ask, database))
         if database.schema is not None:

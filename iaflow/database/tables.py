@@ -32,7 +32,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 
-from iaflow.data.status import PauseStatus, RunStatus, StepEnd, StepStatus
+from iaflow.data.status import (
+    FireStatus,
+    Misfire,
+    PauseStatus,
+    RunStatus,
+    StepEnd,
+    StepStatus,
+)
 
 __all__ = ["Tables", "build_tables"]
 
@@ -42,6 +49,8 @@ UUID = String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
 INSTANT = String(32).with_variant(DateTime(timezone=True), "postgresql")
 # `json`, not `jsonb`, which rewrites numbers and the order of keys.
 JSON_TEXT = Text().with_variant(postgresql.JSON(), "postgresql")
+ENDED_FAMILY = "finished_at IS NOT NULL AND parent_run_id IS NULL"
+TO_BE_REMINDED = "status = 'open' AND notice_at IS NOT NULL"
 BIG = BigInteger().with_variant(Integer(), "sqlite")
 
 
@@ -62,6 +71,10 @@ class Tables:
     events: Table
     key_holds: Table
     rate_slots: Table
+    notices: Table
+    schedules: Table
+    schedule_fires: Table
+    schema_info: Table
 
 
 @cache
@@ -72,6 +85,7 @@ def build_tables(schema: str | None) -> Tables:
     pipelines = _pipelines(metadata, versions)
     runs = _runs(metadata, versions)
     pauses = _pauses(metadata, runs)
+    schedules = _schedules(metadata)
     return Tables(
         metadata=metadata,
         pipelines=pipelines,
@@ -86,6 +100,10 @@ def build_tables(schema: str | None) -> Tables:
         events=_events(metadata),
         key_holds=_key_holds(metadata, runs),
         rate_slots=_rate_slots(metadata),
+        notices=_notices(metadata, runs),
+        schedules=schedules,
+        schedule_fires=_schedule_fires(metadata, schedules),
+        schema_info=_schema_info(metadata),
     )
 
 
@@ -163,6 +181,8 @@ def _runs(metadata: MetaData, versions: Table) -> Table:
         Index("runs_by_parent", "parent_run_id", **_where(text("parent_run_id IS NOT NULL"))),
         Index("runs_deadline", "deadline_at", **_where(unfinished)),
         Index("runs_unfinished", "slug", "status", "run_id", **_where(unfinished)),
+        # families that ended, for pruning
+        Index("runs_ended", "finished_at", **_where(text(ENDED_FAMILY))),
         postgresql_with={"fillfactor": "80"},
     )
 
@@ -214,6 +234,10 @@ def _steps(metadata: MetaData) -> Table:
         Column("earlier_attempts", Integer, nullable=False, server_default="0"),
         # of a foreach: how far its items are
         Column("items", JSON_TEXT),
+        # when a later message was sent, because nobody had followed the first
+        Column("republished_at", INSTANT),
+        # why the last worker that took it gave it back
+        Column("hindrance", Text),
         PrimaryKeyConstraint("run_id", "step_id", "item_index", name="steps_pkey"),
         _one_of("status", StepStatus),
         _one_of("end", StepEnd, nullable=True),
@@ -298,10 +322,14 @@ def _pauses(metadata: MetaData, runs: Table) -> Table:
         Column("exclude_starter", Boolean, nullable=False, server_default=false()),
         # the signal's name, if an event is waited for and no person
         Column("event", Text),
+        # when the next reminder or escalation is due, and how many were
+        Column("notice_at", INSTANT),
+        Column("notices_done", Integer, nullable=False, server_default="0"),
         _one_of("status", PauseStatus),
         Index("pauses_of_run", "run_id"),
         Index("pauses_open", "created_at", **_where(text("status = 'open'"))),
         Index("pauses_expiry", "expires_at", **_where(text("status = 'open'"))),
+        Index("pauses_notice", "notice_at", **_where(text(TO_BE_REMINDED))),
         Index(
             "pauses_unsettled",
             "answered_at",
@@ -358,6 +386,87 @@ def _rate_slots(metadata: MetaData) -> Table:
         metadata,
         Column("name", Text, primary_key=True),
         Column("next_at", INSTANT, nullable=False),
+    )
+
+
+def _notices(metadata: MetaData, runs: Table) -> Table:
+    return Table(
+        "notices",
+        metadata,
+        Column("notice_id", UUID, primary_key=True),
+        _run_id(runs),
+        Column("kind", String(32), nullable=False),
+        Column("step_id", Text),
+        Column("pause_id", UUID),
+        # what makes it one of a kind: told twice, it is kept once
+        Column("cause", Text, nullable=False),
+        Column("body", JSON_TEXT, nullable=False),
+        Column("created_at", INSTANT, nullable=False),
+        # when it is to be delivered (again); null once it was, or was given up
+        Column("due_at", INSTANT),
+        Column("tries", Integer, nullable=False, server_default="0"),
+        Column("delivered_at", INSTANT),
+        Column("error", Text),
+        UniqueConstraint("run_id", "kind", "cause", name="notices_once"),
+        Index("notices_due", "due_at", **_where(text("due_at IS NOT NULL"))),
+    )
+
+
+def _schedules(metadata: MetaData) -> Table:
+    return Table(
+        "schedules",
+        metadata,
+        Column("name", Text, primary_key=True),
+        Column("slug", Text, nullable=False),
+        Column("parameters", JSON_TEXT, nullable=False),
+        # either a cron expression in a zone, or an interval from `starts_at` on
+        Column("cron", Text),
+        Column("zone", Text, nullable=False, server_default="UTC"),
+        Column("interval_seconds", BIG),
+        Column("misfire", String(16), nullable=False),
+        Column("is_paused", Boolean, nullable=False, server_default=false()),
+        Column("starts_at", INSTANT, nullable=False),
+        Column("ends_at", INSTANT),
+        # the next instant that fires; null if none does any more
+        Column("next_at", INSTANT),
+        Column("created_by", Text),
+        Column("created_at", INSTANT, nullable=False),
+        Column("updated_at", INSTANT, nullable=False),
+        CheckConstraint(
+            "(cron IS NULL) <> (interval_seconds IS NULL)", name="schedules_cron_or_interval"
+        ),
+        _one_of("misfire", Misfire),
+        Index("schedules_due", "next_at", **_where(text("next_at IS NOT NULL AND NOT is_paused"))),
+    )
+
+
+def _schedule_fires(metadata: MetaData, schedules: Table) -> Table:
+    return Table(
+        "schedule_fires",
+        metadata,
+        Column(
+            "name",
+            Text,
+            ForeignKey(schedules.c.name, ondelete="CASCADE"),
+            nullable=False,
+        ),
+        Column("fire_at", INSTANT, nullable=False),
+        Column("status", String(16), nullable=False),
+        # no foreign key: a pruned run leaves its fire
+        Column("run_id", UUID),
+        Column("error", Text),
+        Column("fired_at", INSTANT, nullable=False),
+        PrimaryKeyConstraint("name", "fire_at", name="schedule_fires_pkey"),
+        _one_of("status", FireStatus),
+    )
+
+
+def _schema_info(metadata: MetaData) -> Table:
+    # One row: the oldest release, by its revision, that can work on the tables as they are.
+    return Table(
+        "schema_info",
+        metadata,
+        Column("oldest_revision", String(32), primary_key=True),
     )
 
 

@@ -15,9 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from iaflow.concurrency import run_blocking
-from iaflow.data.records import NO_INDEX, Failed, Outcome, Skipped
+from iaflow.concurrency import run_in_own_thread
+from iaflow.data.records import NO_INDEX, Failed, Outcome, Released, Skipped
 from iaflow.data.status import StepEnd
+from iaflow.database.effects import Effects, Gate, TransactionBlock
 from iaflow.errors import Fail, Retry, Skip, exception_code
 from iaflow.pipeline.definition import StepType
 from iaflow.pipeline.endings import MESSAGE_KEPT
@@ -56,6 +57,7 @@ class Attempt:
         loader: finds the step's class.
         services: what the step is given.
         report: is told the step's progress.
+        gate: keeps other steps off a database with one writer, while this one has a transaction.
     """
 
     def __init__(
@@ -65,14 +67,20 @@ class Attempt:
         loader: StepLoader,
         services: ServiceRegistry,
         report: Callable[[Progress], None] | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self.claimed = claimed
         self._engine = engine
         self._loader = loader
         self._services = services
         self._report = report
+        self._gate = gate
+        self.effects: Effects | None = None
         self._secrets: dict[str, str] = {}
         self._cancelled = threading.Event()
+        self._given_back: str | None = None
+        self._threads_at_work = 0
+        self._began: float | None = None
         self._task: asyncio.Task[Outcome] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -89,40 +97,75 @@ class Attempt:
         if fanned is not None:
             return fanned
         self._loop = asyncio.get_running_loop()
+        self._began = time.monotonic()
         self._task = asyncio.ensure_future(self._work_in_time())
         with step_context(run_id=claim.run_id, step_id=claim.step_id, attempt=claim.try_number):
             try:
-                return self._hide(await self._task)
+                outcome = await self._task
+                if isinstance(outcome, Failed) and self.effects and self.effects.was_lost:
+                    return Released("the connection of its transaction was lost", is_loss=True)
+                return self._hide(outcome)
             except asyncio.CancelledError:
                 if self._cancelled.is_set():
                     return None
+                if self._given_back is not None:
+                    return Released(self._given_back)
                 self._task.cancel()
                 raise
+
+    def close(self) -> None:
+        """Undo what the step's code did in a transaction and is not to be kept."""
+        if self.effects is not None:
+            self.effects.close()
+
+    @property
+    def overran_at(self) -> float | None:
+        """The monotonic instant by which its timeout must have ended it; None: it has none."""
+        timeout = self._timeout()
+        return None if timeout is None or self._began is None else self._began + timeout
+
+    @property
+    def has_left_thread(self) -> bool:
+        """Tell whether a plain `def work`, which nobody can stop, goes on in its thread."""
+        return self._threads_at_work > 0
 
     def cancel(self) -> None:
         """Stop the work from any thread: its result would count for nothing."""
         self._cancelled.set()
+        self._stop()
+
+    def give_back(self, reason: str) -> None:
+        """Stop the work from any thread, so that another process does it: no attempt is burned."""
+        self._given_back = reason
+        self._stop()
+
+    def timed_out(self) -> Failed:
+        """Return the outcome of an attempt that has taken longer than its timeout."""
+        return Failed(
+            "timeout",
+            f"the attempt took longer than its timeout of {self._timeout()} s",
+            names=("TimeoutError",),
+            end=StepEnd.TIMEOUT,
+        )
+
+    def _stop(self) -> None:
         loop, task = self._loop, self._task
         if loop is not None and task is not None and not loop.is_closed():
             loop.call_soon_threadsafe(task.cancel)
 
+    def _timeout(self) -> float | None:
+        step = self.claimed.node.step
+        return step.policy.timeout if step.type is StepType.TASK else None
+
     async def _work_in_time(self) -> Outcome:
         node = self.claimed.node
-        timeout = node.step.policy.timeout
-        if node.step.type is not StepType.TASK:
-            timeout = None
-        limit = asyncio.timeout(timeout)
+        limit = asyncio.timeout(self._timeout())
         try:
             async with limit:
                 return await self._work(node)
         except TimeoutError as error:
             if limit.expired():
-                return Failed(
-                    "timeout",
-                    f"the attempt took longer than its timeout of {timeout} s",
-                    names=("TimeoutError",),
-                    end=StepEnd.TIMEOUT,
-                )
+                return self.timed_out()
             return _failed(error)
         except Skip as skip:
             return Skipped(str(skip) or "the step skipped itself")
@@ -154,7 +197,7 @@ class Attempt:
         if inspect.iscoroutinefunction(step.work):
             result = await step.work(data)
         else:
-            result = await run_blocking(step.work, data)
+            result = await run_in_own_thread(self._work_in_thread, step, data)
             if inspect.isawaitable(result):
                 result = await result
         if shows(result, self._secrets.values()):
@@ -176,6 +219,13 @@ class Attempt:
         if isinstance(outcome, Failed):
             return replace(outcome, message=_short(outcome.message))
         return outcome
+
+    def _work_in_thread(self, step: Step, data: Any) -> Any:
+        self._threads_at_work += 1
+        try:
+            return step.work(data)
+        finally:
+            self._threads_at_work -= 1
 
     async def _fill_in_secrets(self, node: Node) -> tuple[dict[str, Any], Any]:
         """Return config and inputs with what the secrets service has for the names in them."""
@@ -206,7 +256,14 @@ class Attempt:
             report=self._tell,
             log=self._write_log,
             is_cancelled=self._cancelled.is_set,
+            transaction=self._open_transaction,
         )
+
+    def _open_transaction(self) -> TransactionBlock:
+        if self.effects is None:
+            assert self._loop is not None
+            self.effects = Effects(self._engine.database, self._loop, self._gate)
+        return TransactionBlock(self.effects)
 
     def _hide(self, outcome: Outcome) -> Outcome:
         """Return an outcome that is fit to be kept: no secret stands in what it says."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,11 +18,18 @@ import uuid_utils
 
 from iaflow.clock import Clock
 from iaflow.data.records import StepTask
-from iaflow.data.status import RunStatus
+from iaflow.data.status import NoticeKind, RunStatus
 from iaflow.database.connections import Connection
 from iaflow.database.dialects import Database
 from iaflow.database.pipeline_store import PipelineStore
-from iaflow.database.run_store import ClaimStore, HoldStore, PauseStore, ReadStore, WaitStore
+from iaflow.database.run_store import (
+    ClaimStore,
+    HoldStore,
+    NoticeStore,
+    PauseStore,
+    ReadStore,
+    WaitStore,
+)
 from iaflow.database.run_store.reads import RunHeader
 from iaflow.database.run_store.reopens import ReopenStore
 from iaflow.database.run_store.settles import NewRun
@@ -48,6 +55,7 @@ class Core(ABC):
         library: compiled definitions by content hash.
         draw: returns a uniform number in [0, 1), for the jitter of retries.
         lease_seconds: how long a claim lives without a heartbeat.
+        told: ends of runs that people are told of.
     """
 
     def __init__(
@@ -58,6 +66,7 @@ class Core(ABC):
         *,
         draw: Callable[[], float],
         lease_seconds: float = 30.0,
+        told: Collection[NoticeKind] = (),
     ) -> None:
         self.database = database
         self.clock = clock
@@ -69,7 +78,9 @@ class Core(ABC):
         self.pauses = PauseStore(database)
         self.reads = ReadStore(database)
         self.waits = WaitStore(database)
-        self._settler = Settler(database)
+        self.notices = NoticeStore(database)
+        self.told = frozenset(told)
+        self._settler = Settler(database, self.told)
         self._settles = self._settler.store
         self._reopens = ReopenStore(database)
         self._draw = draw
@@ -193,6 +204,13 @@ class Core(ABC):
         now = self.clock.now()
         granted = (self.holds.grant(key, now=now, but=but) for key in dict.fromkeys(keys))
         return [task for task in granted if task is not None]
+
+    def name_tasks(self, tasks: Iterable[StepTask]) -> tuple[StepTask, ...]:
+        """Return `tasks` with the slug of their run, for the names that Flower shows."""
+        return tuple(
+            replace(task, slug=header.slug) if (header := self.find_header(task.run_id)) else task
+            for task in tasks
+        )
 
 
 def is_uuid(text: str) -> bool:

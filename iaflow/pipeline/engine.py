@@ -16,34 +16,43 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-import uuid_utils
-
 from iaflow.data.records import (
     NO_INDEX,
     Claim,
+    Failed,
     Fanned,
     Outcome,
     Paused,
     Released,
+    Skipped,
     Spawned,
     StepTask,
     Timed,
 )
 from iaflow.data.status import END_OF_RUN, RunStatus, StepEnd, StepStatus
+from iaflow.database.callers import joined
 from iaflow.database.connections import Connection
-from iaflow.database.run_store.claims import ClaimRow, LostClaim
+from iaflow.database.dialects import is_contention, is_database_error, is_outage
+from iaflow.database.effects import Effects
+from iaflow.database.run_store.claims import ClaimRow
 from iaflow.database.run_store.reads import RunHeader
 from iaflow.database.run_store.settles import StepSettlement
 from iaflow.errors import Conflict, NotFound
 from iaflow.pipeline.core import add_seconds
-from iaflow.pipeline.endings import Ending, describe_late, end_of_attempt, lost_worker_error
+from iaflow.pipeline.endings import (
+    MESSAGE_KEPT,
+    Ending,
+    describe_late,
+    end_of_attempt,
+)
 from iaflow.pipeline.families import FamilyVerbs
 from iaflow.pipeline.graph import Graph, Node
 from iaflow.pipeline.inputs import Inputs, reads_of, resolve_inputs
+from iaflow.pipeline.lost_claims import LostClaimVerbs
 from iaflow.pipeline.people import PeopleVerbs
 from iaflow.pipeline.plans import Change, Judged, RunCancelled, StepCancelled, StepEnded
 from iaflow.pipeline.second_chances import SecondChanceVerbs
-from iaflow.pipeline.settler import NOTHING_JUDGED, Settled
+from iaflow.pipeline.settler import NOTHING_JUDGED, CodeWanted, Settled
 from iaflow.pipeline.strict_json import dump_json
 from iaflow.pipeline.templating import MISSING, Scope
 
@@ -77,7 +86,7 @@ class Claimed:
     header: RunHeader
 
 
-class Engine(PeopleVerbs, SecondChanceVerbs, FamilyVerbs):
+class Engine(PeopleVerbs, SecondChanceVerbs, FamilyVerbs, LostClaimVerbs):
     """Runs on one database, by verbs; each is one transaction (a claim is one statement)."""
 
     # -- start
@@ -90,6 +99,7 @@ class Engine(PeopleVerbs, SecondChanceVerbs, FamilyVerbs):
         key: str | None = None,
         started_by: str | None = None,
         source_folder: str | None = None,
+        within: Connection | None = None,
     ) -> Started:
         """
         Begin a run: its row, its first step and its first event, in one transaction.
@@ -98,6 +108,8 @@ class Engine(PeopleVerbs, SecondChanceVerbs, FamilyVerbs):
             graph: a definition whose version is already kept.
             parameters: merged and validated.
             key: idempotency key; the same key and body give the same run.
+            within: an open transaction to do it in; who opened it commits it, and only then
+                may the tasks be published.
 
         Raises:
             Conflict: the key stands for a run with another body.
@@ -119,9 +131,12 @@ class Engine(PeopleVerbs, SecondChanceVerbs, FamilyVerbs):
                     return _same_start(earlier, key, body_hash)
             return self.begin(tx, graph, new, parameters)
 
-        begun = self.database.perform(begin)
+        begun = self.database.perform(begin) if within is None else begin(within)
         if isinstance(begun, Started):
             return begun
+        if within is not None:
+            # What it leads to in other runs (a key that is free, say) is found by the sweep.
+            return Started(new.run_id, True, begun.tasks)
         return Started(new.run_id, True, self.follow_up(begun).tasks)
 
     # -- the life of an attempt
@@ -165,19 +180,13 @@ class Engine(PeopleVerbs, SecondChanceVerbs, FamilyVerbs):
         )
         return Claimed(claim, node, self._resolve(claim, graph, node, header, row), header)
 
-    def extend_lease(self, claim: Claim) -> bool:
-        """Keep a claim for another lease. False: it is lost or cancelled; stop the work."""
-        now = self.clock.now()
-        return self.claims.extend_lease(
-            claim.run_id,
-            claim.step_id,
-            claim.index,
-            token=claim.token,
-            lease_until=now + self.lease,
-        )
-
     def settle(
-        self, claimed: Claimed, outcome: Outcome, judged: Judged = NOTHING_JUDGED
+        self,
+        claimed: Claimed,
+        outcome: Outcome,
+        judged: Judged = NOTHING_JUDGED,
+        *,
+        effects: Effects | None = None,
     ) -> Settled:
         """
         Record how an attempt ended, with every consequence, in one transaction.
@@ -187,60 +196,21 @@ class Engine(PeopleVerbs, SecondChanceVerbs, FamilyVerbs):
 
         Args:
             judged: what code found for the `questions` of a call before.
+            effects: what the step's code did in a transaction: committed with a completion,
+                else undone.
         """
+        if effects is not None and effects.is_begun:
+            if not isinstance(outcome, Failed | Skipped | Released):
+                return self._settle_with(effects, claimed, outcome, judged)
+            effects.close()
         if isinstance(outcome, Released):
-            return self._release(claimed)
+            most = claimed.node.step.policy.max_worker_losses
+            if not outcome.is_loss or claimed.claim.worker_losses < most:
+                return self.release(claimed.claim, claimed.node.step, outcome)
+            outcome = Failed("worker_lost", outcome.reason, retryable=False)
         return self.perform(
             claimed.claim.run_id, lambda tx: self._settle(tx, claimed, outcome, judged)
         )
-
-    def fail_lost(self, lost: LostClaim, judged: Judged = NOTHING_JUDGED) -> Settled:
-        """Fail a step that lost its worker once too often, with code `worker_lost`."""
-        task = lost.task
-        header, graph = self.pinned(task.run_id)
-        error = lost_worker_error(lost.worker, lost.worker_losses)
-
-        def fail(tx: Connection) -> Settled:
-            locked = self._settler.lock(tx, graph, task.run_id, task.step_id, task.index)
-            now = self.clock.now()
-            # A heartbeat may have come since the claim was found lost: it lives, then.
-            is_lost = locked.step_lease is not None and locked.step_lease < now
-            if locked.step_token != lost.token or not is_lost:
-                return Settled(task.run_id, locked.run.status, is_stale=True)
-            return self._settler.apply(
-                tx,
-                graph,
-                locked,
-                StepEnded(task.step_id, StepEnd.FAILURE, error=error, index=task.index),
-                parameters=header.parameters,
-                now=now,
-                judged=judged,
-            )
-
-        return self.perform(task.run_id, fail)
-
-    def rescue(self, lost: LostClaim) -> Settled:
-        """
-        Give a step that lost its worker back to the others; its retries are not touched.
-
-        The key that the lost attempt held is free: of the others, whoever has waited longest
-        gets it, since nobody may be there to carry this run on.
-        """
-        task = lost.task
-        node = self.pinned(task.run_id)[1].nodes[task.step_id]
-        if node.concurrency_key is None:
-            back = self.claims.mark_rescued(lost, now=self.clock.now())
-            tasks = (task,) if back else ()
-            return Settled(task.run_id, RunStatus.RUNNING, tasks, is_stale=True)
-
-        def give_back(tx: Connection) -> list[str]:
-            if not self.claims.mark_rescued(lost, now=self.clock.now(), is_held=True):
-                return []
-            return self.holds.free(tx, task.run_id, task.step_id, task.index)
-
-        keys = tuple(self.database.perform(give_back))
-        granted = tuple(self.grant(keys, but=task))
-        return Settled(task.run_id, RunStatus.RUNNING, granted, is_stale=True)
 
     # -- control
 
@@ -260,13 +230,6 @@ class Engine(PeopleVerbs, SecondChanceVerbs, FamilyVerbs):
     def cancel_step(self, run_id: str, step_id: str, reason: str) -> Settled:
         """Cancel one step of a run; what depends on it alone is skipped."""
         return self._control(run_id, step_id, StepCancelled(step_id, reason))
-
-    def name_tasks(self, tasks: Iterable[StepTask]) -> tuple[StepTask, ...]:
-        """Return `tasks` with the slug of their run, for the names that Flower shows."""
-        return tuple(
-            replace(task, slug=header.slug) if (header := self.find_header(task.run_id)) else task
-            for task in tasks
-        )
 
     # -- private
 
@@ -295,24 +258,37 @@ class Engine(PeopleVerbs, SecondChanceVerbs, FamilyVerbs):
             self._settles.keep_inputs(claim.run_id, claim.step_id, claim.index, inputs.text)
         return inputs
 
-    def _release(self, claimed: Claimed) -> Settled:
-        claim, step = claimed.claim, claimed.node.step
-        now = self.clock.now()
-        back = self.claims.mark_released(
-            claim.run_id, claim.step_id, claim.index, token=claim.token, now=now
-        )
-        if not back:
-            return Settled(claim.run_id, RunStatus.RUNNING, is_stale=True)
-        task = StepTask(
-            claim.run_id,
-            claim.step_id,
-            claim.index,
-            claim.attempt,
-            claim.slug,
-            step.queue,
-            step.priority,
-        )
-        return Settled(claim.run_id, RunStatus.RUNNING, (task,))
+    def _settle_with(
+        self, effects: Effects, claimed: Claimed, outcome: Outcome, judged: Judged
+    ) -> Settled:
+        """Record a completion in the transaction that the step's code has written in."""
+        run_id = claimed.claim.run_id
+        try:
+            with joined(effects.connection, self.database) as tx:
+                settled = self._settle(tx, claimed, outcome, judged)
+            if not settled.is_stale:
+                effects.commit()
+        except CodeWanted as wanted:
+            # Our part was undone, by its savepoint; the step's waits for the verdicts.
+            return Settled(run_id, RunStatus.RUNNING, questions=wanted.questions)
+        except Exception as error:
+            effects.close()
+            if not is_database_error(error):
+                raise
+            if is_outage(error) or is_contention(error):
+                # Nothing happened, or (a commit that was lost on its way) everything: then the
+                # claim is not ours any more, and there is nothing to give back.
+                lost = Released("the connection of its transaction was lost", is_loss=True)
+                return self.settle(claimed, lost)
+            message = f"its transaction could not be committed: {type(error).__name__}: {error}"
+            outcome = Failed(
+                "transaction_failed", message[:MESSAGE_KEPT], names=("TransactionFailed",)
+            )
+        else:
+            if not settled.is_stale:
+                return self.follow_up(settled)
+            effects.close()
+        return self.perform(run_id, lambda tx: self._settle(tx, claimed, outcome, judged))
 
     def _settle(
         self, tx: Connection, claimed: Claimed, outcome: Outcome, judged: Judged
@@ -346,16 +322,7 @@ class Engine(PeopleVerbs, SecondChanceVerbs, FamilyVerbs):
             )
         due_at = self._due(tx, graph, node, outcome, ending, now)
         if isinstance(outcome, Paused):
-            self.pauses.insert_open(
-                tx,
-                pause_id=str(uuid_utils.uuid7()),
-                run_id=claim.run_id,
-                step_id=claim.step_id,
-                index=claim.index,
-                slug=claim.slug,
-                pause=outcome.pause,
-                now=now,
-            )
+            self.open_pause(tx, claim, outcome.pause, now)
         settled = self._settler.apply(
             tx,
             graph,

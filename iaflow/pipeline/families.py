@@ -122,20 +122,28 @@ class FamilyVerbs(Core):
 
     def next_due(self, run_id: str | None = None) -> datetime | None:
         """Return when time brings something about next, in all runs or in one; None if never."""
-        found = (self.claims.next_due(run_id), self.waits.next_limit(run_id))
+        found = [
+            self.claims.next_due(run_id),
+            self.waits.next_limit(run_id),
+            self.pauses.next_notice(run_id),
+        ]
         return min((instant for instant in found if instant is not None), default=None)
 
     def release_due(self, now: datetime, run_id: str | None = None) -> list[StepTask]:
         """
-        Let steps start whose rate is due; of one run if given.
+        Let steps start whose rate is due, or that a worker handed back; of one run if given.
 
         Of several of one rate that are overdue, since nobody looked in time, the first starts
         and the others are spaced anew: a rate is not saved up.
         """
         lines: dict[str, list[StepTask]] = {}
         for task in self.holds.find_due(now=now, run_id=run_id):
-            slug = self.pinned(task.run_id)[0].slug
-            lines.setdefault(f"{slug}/{task.step_id}", []).append(task)
+            header, graph = self.pinned(task.run_id)
+            name = f"{header.slug}/{task.step_id}"
+            if graph.nodes[task.step_id].step.rate_limit is None:
+                # Others of its name have nothing to do with it.
+                name = f"{task.run_id}/{task.step_id}/{task.index}"
+            lines.setdefault(name, []).append(task)
         started: list[StepTask] = []
         for name, (first, *others) in lines.items():
             step = self.pinned(first.run_id)[1].nodes[first.step_id].step

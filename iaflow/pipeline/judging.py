@@ -138,15 +138,30 @@ class Judge:
         engine: keeps what services answered.
         loader: finds functions, in allowed modules only.
         services: the routing services among them.
+        is_alone: nobody else could judge what this process has no code for, so that is the
+            condition's error. Else `answer` raises, and nothing is settled here.
     """
 
-    def __init__(self, engine: Engine, loader: StepLoader, services: ServiceRegistry) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        loader: StepLoader,
+        services: ServiceRegistry,
+        *,
+        is_alone: bool = True,
+    ) -> None:
+        self._is_alone = is_alone
         self._engine = engine
         self._loader = loader
         self._services = services
 
     async def answer(self, settled: Settled) -> Judged:
-        """Return the verdicts that a verb asks for; whatever fails is recorded as an error."""
+        """
+        Return the verdicts that a verb asks for; whatever fails is recorded as an error.
+
+        Raises:
+            StepNotLoadable: another process must judge, which has the function's module.
+        """
         found: dict[int, dict[str, Mapping[str, Any]]] = {}
         header, graph = self._engine.pinned(settled.run_id)
         for question in settled.questions:
@@ -177,6 +192,10 @@ class Judge:
             if isinstance(condition, FunctionCondition):
                 return await self._call(condition, context)
             return await self._ask(condition, context)
+        except StepNotLoadable as error:
+            if not self._is_alone:
+                raise
+            return _describe(error)
         except Exception as error:  # noqa: BLE001  whatever code raises is recorded as its verdict
             return _describe(error)
 

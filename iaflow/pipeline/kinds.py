@@ -30,6 +30,7 @@ from iaflow.pipeline.engine import Claimed
 from iaflow.pipeline.fields import parse_instant
 from iaflow.pipeline.forms import form_digest
 from iaflow.pipeline.graph import Graph
+from iaflow.pipeline.reminders import list_upcoming
 
 __all__ = ["MAX_DEPTH", "conclude_work", "fan_out"]
 
@@ -91,6 +92,7 @@ def _ask(claimed: Claimed, extra: Mapping[str, Any]) -> Outcome:
     if problems:
         return Failed("output_invalid", problems[0].message[:MESSAGE_KEPT], retryable=False)
     ui_schema = config.get("ui_schema") or {}
+    upcoming = list_upcoming(config)
     return Paused(
         NewPause(
             ui_schema,
@@ -100,6 +102,7 @@ def _ask(claimed: Claimed, extra: Mapping[str, Any]) -> Outcome:
             assignees=config.get("assignees") or {},
             quorum=config.get("quorum") or 1,
             exclude_starter=bool(config.get("exclude_starter")),
+            notice_in=upcoming[0].after if upcoming else None,
         )
     )
 

@@ -23,8 +23,9 @@ from pydantic.fields import FieldInfo
 
 from iaflow.errors import IaflowError, NotFound
 from iaflow.pipeline.check import compile_definition
+from iaflow.pipeline.conditions import FunctionCondition, code_conditions
 from iaflow.pipeline.definition import BUILT_IN_CLASSES, StepDefinition, StepType
-from iaflow.pipeline.graph import Graph
+from iaflow.pipeline.graph import Graph, Node
 from iaflow.pipeline.shapes import StepShape
 from iaflow.pipeline.step import (
     EventStep,
@@ -131,6 +132,22 @@ class StepLoader:
                 found = self._find(step)
                 self._classes[key] = found
         return found
+
+    def find_obstacle(self, node: Node) -> str | None:
+        """
+        Return why this process cannot execute a step, or judge what comes after it; None: it can.
+
+        Another process may: during a deployment, or with other modules installed.
+        """
+        try:
+            self.load(node.step)
+            for edge in node.outgoing:
+                for part in code_conditions(edge.condition):
+                    if isinstance(part, FunctionCondition):
+                        self.load_function(part.module, part.function)
+        except StepNotLoadable as error:
+            return f"{error.code}: {error}"
+        return None
 
     def shape_of(self, step: StepDefinition) -> StepShape | None:
         """Return what a step's class says of its inputs and outputs; None if it cannot be loaded."""

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from iaflow.data.records import StepTask
+from iaflow.data.status import NoticeKind
 from iaflow.database.run_store.claims import LostClaim
 from iaflow.pipeline.engine import Engine
 from iaflow.pipeline.judging import Verb
@@ -25,6 +26,9 @@ __all__ = ["Duty", "Swept", "stage", "sweep", "sweep_run"]
 _log = get_logger(__name__)
 
 BATCH = 1000
+
+MOST_REPUBLISH_SECONDS = 60.0
+"""What the pause between two messages for one step grows to, unless the first is longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ def sweep(
     *,
     republish_seconds: float,
     depth: Callable[[], int | None] = lambda: None,
+    stuck_seconds: float | None = None,
 ) -> Swept:
     """
     Find lost claims, what is due, what is overdue, what a crash left undone; republish.
@@ -68,6 +73,7 @@ def sweep(
         republish_seconds: a ready step unclaimed for so long gets a new message.
         depth: how many messages wait in the broker, None if unknown. While as many wait as
             there are stale steps, none was lost: a deep backlog is not sent once more.
+        stuck_seconds: people are told of a step that nobody takes up for so long; None: never.
     """
     now = engine.clock.now()
     staged = stage(engine)
@@ -90,7 +96,10 @@ def sweep(
         pending = engine.waits.find_pending(slug)
         if pending is not None:
             duties.append(Duty("turn", pending, partial(engine.take_turn, pending)))
-    republished = _republish(engine, now - timedelta(seconds=republish_seconds), depth)
+    if stuck_seconds is not None and NoticeKind.RUN_STUCK in engine.told:
+        for stuck in engine.notices.find_stuck(before=now - timedelta(seconds=stuck_seconds)):
+            engine.tell_stuck(stuck)
+    republished = _republish(engine, republish_seconds, depth)
     tasks = engine.name_tasks((*staged.tasks, *turns, *republished))
     counts = {**staged.counts, "republished": len(republished)}
     return Swept(tasks, tuple(duties), counts)
@@ -112,6 +121,10 @@ def stage(engine: Engine, run_id: str | None = None) -> Swept:
     duties += (
         Duty("due", waiting.step_id, partial(engine.ring, waiting))
         for waiting in engine.waits.find_due(now=now, run_id=run_id)
+    )
+    duties += (
+        Duty("reminder", pause_id, partial(_without_code, partial(engine.remind, pause_id)))
+        for pause_id in engine.pauses.find_to_remind(now=now, run_id=run_id)
     )
     duties += (
         Duty("answered", pause.pause_id, partial(engine.resume, pause.pause_id))
@@ -157,13 +170,18 @@ def _find_overdue(engine: Engine, run_id: str | None, now: datetime) -> list[str
     return [run_id] if engine.reads.is_overdue(run_id, now=now) else []
 
 
-def _republish(engine: Engine, before: datetime, depth: Callable[[], int | None]) -> list[StepTask]:
-    stale = engine.claims.count_stale(before=before)
+def _republish(engine: Engine, seconds: float, depth: Callable[[], int | None]) -> list[StepTask]:
+    now = engine.clock.now()
+    stale = engine.claims.count_stale(before=now - timedelta(seconds=seconds))
     lost = stale - (depth() or 0) if stale else 0
     if lost <= 0:
         return []
-    now = engine.clock.now()
-    return engine.claims.mark_republished(now=now, before=before, limit=min(lost, BATCH))
+    return engine.claims.mark_republished(
+        now=now,
+        pause_seconds=seconds,
+        most_seconds=max(seconds, MOST_REPUBLISH_SECONDS),
+        limit=min(lost, BATCH),
+    )
 
 
 def _without_code(verb: Callable[[], Settled], _judged: object) -> Settled:

@@ -7,23 +7,38 @@ follows from an answer (the planner does). Part of the engine.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from iaflow.data.records import PauseRecord, StepTask
-from iaflow.data.status import PauseStatus, StepStatus
+import uuid_utils
+
+from iaflow.data.records import Claim, NewPause, PauseRecord, StepTask
+from iaflow.data.status import NoticeKind, PauseStatus, RunStatus, StepStatus
 from iaflow.database.connections import Connection
+from iaflow.database.run_store.notices import StuckStep
 from iaflow.database.run_store.settles import StepSettlement
 from iaflow.errors import AnswerRefused, Conflict, NotAllowed, NotFound, Problem
 from iaflow.pipeline.conditions import ConditionFailed
-from iaflow.pipeline.core import Core, is_uuid
+from iaflow.pipeline.core import Core, add_seconds, is_uuid
 from iaflow.pipeline.endings import end_of_pause, is_rejection
 from iaflow.pipeline.forms import describe_change, parse_form, validate_answer
 from iaflow.pipeline.plans import Judged
+from iaflow.pipeline.reminders import list_upcoming, merge_assignees
 from iaflow.pipeline.settler import NOTHING_JUDGED, Settled
 from iaflow.pipeline.strict_json import check_json_value
 
 __all__ = ["PeopleVerbs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Which question a notice is about."""
+
+    run_id: str
+    step_id: str
+    pause_id: str
+    slug: str
 
 
 class PeopleVerbs(Core):
@@ -212,7 +227,125 @@ class PeopleVerbs(Core):
 
         return self.perform(pause.run_id, go_on)
 
+    def open_pause(self, tx: Connection, claim: Claim, pause: NewPause, now: datetime) -> None:
+        """Ask people, or wait for a signal, from now on; people are told that they are asked."""
+        pause_id = str(uuid_utils.uuid7())
+        self.pauses.insert_open(
+            tx,
+            pause_id=pause_id,
+            run_id=claim.run_id,
+            step_id=claim.step_id,
+            index=claim.index,
+            slug=claim.slug,
+            pause=pause,
+            now=now,
+        )
+        if pause.event is None:
+            question = Question(claim.run_id, claim.step_id, pause_id, claim.slug)
+            expires_at = add_seconds(now, pause.expires_in)
+            self._tell(
+                tx,
+                question,
+                NoticeKind.QUESTION_OPENED,
+                "0",
+                now,
+                title=pause.ui_schema.get("title"),
+                assignees=pause.assignees,
+                expires_at=expires_at,
+            )
+
+    def remind(self, pause_id: str) -> Settled:
+        """
+        Tell people of a question again, or let others answer as well, as far as is due.
+
+        Of several reminders that are overdue, since nobody looked in time, one is sent.
+        """
+        pause = self.read_pause(pause_id)
+        graph = self.pinned(pause.run_id)[1]
+        upcoming = list_upcoming(graph.nodes[pause.step_id].step.config)
+
+        def tell(tx: Connection) -> Settled:
+            self._settles.lock_run(tx, pause.run_id)
+            now = self.clock.now()
+            locked = self.pauses.lock_to_remind(tx, pause_id, now=now)
+            if locked is None:
+                return Settled(pause.run_id, RunStatus.WAITING, is_stale=True)
+            done, assignees = locked
+            waited = (now - pause.created_at).total_seconds()
+            count = sum(1 for one in upcoming if one.after <= waited)
+            due = {one.kind: one for one in upcoming[done:count]}
+            for one in upcoming[done:count]:
+                assignees = merge_assignees(assignees, one.assignees)
+            for kind in due:
+                self._tell(
+                    tx,
+                    Question(pause.run_id, pause.step_id, pause_id, pause.slug),
+                    kind,
+                    str(count),
+                    now,
+                    title=pause.ui_schema.get("title"),
+                    assignees=assignees,
+                    expires_at=pause.expires_at,
+                )
+            following = upcoming[count].after if count < len(upcoming) else None
+            self.pauses.mark_reminded(
+                tx,
+                pause_id,
+                done=count,
+                assignees=assignees,
+                notice_at=add_seconds(pause.created_at, following),
+            )
+            return Settled(pause.run_id, RunStatus.WAITING, is_stale=True)
+
+        return self.database.perform(tell)
+
+    def tell_stuck(self, stuck: StuckStep) -> None:
+        """Tell people of a step that nobody takes up, once for each time that it became ready."""
+        body = {"slug": stuck.slug, "queue": stuck.queue, "hindrance": stuck.hindrance}
+        self.database.perform(
+            lambda tx: self.notices.insert(
+                tx,
+                notice_id=str(uuid_utils.uuid7()),
+                run_id=stuck.run_id,
+                kind=NoticeKind.RUN_STUCK,
+                cause=f"{stuck.step_id}:{stuck.ready_seq}",
+                body=body,
+                now=self.clock.now(),
+                step_id=stuck.step_id,
+            )
+        )
+
     # -- private
+
+    def _tell(
+        self,
+        tx: Connection,
+        question: Question,
+        kind: NoticeKind,
+        cause: str,
+        now: datetime,
+        *,
+        title: Any,
+        assignees: Mapping[str, Any],
+        expires_at: datetime | None,
+    ) -> None:
+        """Keep a notice: whom to tell of which question, never what it shows."""
+        self.notices.insert(
+            tx,
+            notice_id=str(uuid_utils.uuid7()),
+            run_id=question.run_id,
+            kind=kind,
+            cause=f"{question.pause_id}:{cause}",
+            body={
+                "slug": question.slug,
+                "title": title if isinstance(title, str) else "",
+                "assignees": assignees,
+                "expires_at": expires_at.isoformat() if expires_at is not None else None,
+            },
+            now=now,
+            step_id=question.step_id,
+            pause_id=question.pause_id,
+        )
 
     def _settle_others(
         self,

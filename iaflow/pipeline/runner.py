@@ -10,13 +10,14 @@ import importlib
 import random
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from iaflow.clock import ReferenceClock, SystemClock
 from iaflow.concurrency import run_blocking
 from iaflow.data.records import RunRecord, StepTask
-from iaflow.data.status import RunStatus
+from iaflow.data.status import NoticeKind, RunStatus
 from iaflow.database import migrator
 from iaflow.database.dialects import Database
 from iaflow.database.pipeline_store import PipelineStore
@@ -24,9 +25,11 @@ from iaflow.database.statements import POSTGRES
 from iaflow.errors import NotFound, RunCancelled, RunFailed, SettingsRefused
 from iaflow.pipeline.check import compile_definition, merge_parameters
 from iaflow.pipeline.engine import Engine
+from iaflow.pipeline.executors.base import Executor
 from iaflow.pipeline.executors.local import LocalExecutor, Observation
 from iaflow.pipeline.graph import Graph
 from iaflow.pipeline.loader import Library, StepLoader
+from iaflow.pipeline.notifying import NOTIFIER, LogNotifier, Notifier, WebhookNotifier
 from iaflow.pipeline.services import SecretFiles, ServiceRegistry
 from iaflow.settings import Settings, load_settings
 
@@ -37,6 +40,7 @@ __all__ = [
     "make_executor",
     "open_database",
     "open_engine",
+    "open_executor",
     "run_pipeline_from_json",
     "waiting_payload",
 ]
@@ -255,7 +259,18 @@ def open_engine(database: Database, settings: Settings) -> Engine:
         Library(PipelineStore(database).read_document),
         draw=random.random,
         lease_seconds=settings.lease_seconds,
+        told=[NoticeKind(f"run_{end}") for end in settings.notify_runs],
     )
+
+
+def open_executor(settings: Settings) -> Executor | None:
+    """Return what carries ready steps to workers; None without a broker."""
+    if settings.broker_url is None:
+        return None
+    # Importing Celery costs half a second, which an embedded run must not pay.
+    from iaflow.pipeline.executors.celery import CeleryExecutor, make_app
+
+    return CeleryExecutor(make_app(settings), settings.queues)
 
 
 def make_executor(
@@ -280,7 +295,8 @@ def build_services(settings: Settings) -> ServiceRegistry:
     """
     Return what steps are given: from ``IAFLOW_SERVICES``, with an HTTP client in any case.
 
-    With ``IAFLOW_SECRETS_FOLDER`` there are secrets, unless the registry has its own.
+    With ``IAFLOW_SECRETS_FOLDER`` there are secrets, unless the registry has its own; a
+    notifier sends to ``IAFLOW_NOTIFY_URL``, or else to the log.
 
     Raises:
         SettingsRefused: the named function is not there or returns something else.
@@ -292,6 +308,8 @@ def build_services(settings: Settings) -> ServiceRegistry:
         registry.register("secrets", SecretFiles(settings.secrets_folder))
     if "http" not in registry:
         registry.provide("http", _open_http)
+    if NOTIFIER not in registry:
+        registry.provide(NOTIFIER, partial(_open_notifier, settings))
     return registry
 
 
@@ -350,6 +368,15 @@ def _open_http() -> Any:
 
     # Proxies from the environment and redirects are what a step must ask for on purpose.
     return httpx2.AsyncClient(timeout=30.0, trust_env=False, follow_redirects=False)
+
+
+def _open_notifier(settings: Settings) -> Notifier:
+    if settings.notify_url is None:
+        return LogNotifier()
+    secret = settings.notify_secret
+    return WebhookNotifier(
+        settings.notify_url, None if secret is None else secret.get_secret_value().encode()
+    )
 
 
 def _call_services(path: str) -> ServiceRegistry:

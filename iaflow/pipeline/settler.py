@@ -6,16 +6,18 @@ change (the planner does) and never when a transaction begins or ends (the engin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
-from iaflow.data.records import NO_INDEX, RunView, StepTask, StepView
-from iaflow.data.status import END_OF_RUN, END_OF_STEP, RunStatus, StepStatus
+import uuid_utils
+
+from iaflow.data.records import NO_INDEX, RunChange, RunView, StepTask, StepView
+from iaflow.data.status import END_OF_RUN, END_OF_STEP, NoticeKind, RunStatus, StepStatus
 from iaflow.database.connections import Connection
 from iaflow.database.dialects import Database
-from iaflow.database.run_store import HoldStore, ItemStore, SettleStore
+from iaflow.database.run_store import HoldStore, ItemStore, NoticeStore, SettleStore
 from iaflow.database.run_store.settles import LockedRun, NewRun, Placing, StepSettlement
 from iaflow.errors import NotFound
 from iaflow.pipeline.definition import StepDefinition
@@ -36,6 +38,12 @@ from iaflow.pipeline.retry import read_rate
 __all__ = ["NOTHING_JUDGED", "CodeWanted", "Settled", "Settler"]
 
 NOTHING_JUDGED: Judged = {}
+
+END_NOTICES: Final = {
+    RunStatus.SUCCEEDED: NoticeKind.RUN_SUCCEEDED,
+    RunStatus.FAILED: NoticeKind.RUN_FAILED,
+    RunStatus.CANCELLED: NoticeKind.RUN_CANCELLED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +96,16 @@ class _Tally:
 
 
 class Settler:
-    """Applies changes to runs; every method wants an open transaction."""
+    """
+    Applies changes to runs; every method wants an open transaction.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        told: ends of runs that people are told of.
+    """
+
+    def __init__(self, database: Database, told: Collection[NoticeKind] = ()) -> None:
+        self._notices = NoticeStore(database)
+        self._ends_told = {s: k for s, k in END_NOTICES.items() if k in told}
         self._store = SettleStore(database)
         self._items = ItemStore(database)
         self._holds = HoldStore(database)
@@ -250,6 +265,8 @@ class Settler:
             placings=placings,
             new_run=new_run,
         )
+        if plan.run.status in self._ends_told:
+            self._tell_end(tx, graph, run.run_id, seq, now, plan.run)
         keys = {c.step_id: c.concurrency_key for c in plan.steps if c.status is StepStatus.READY}
         for step in ready:
             self._publish(
@@ -260,6 +277,31 @@ class Settler:
         if graph.has_keys:
             tally.keys += self._free(tx, graph, run.run_id, plan)
         return tally
+
+    def _tell_end(
+        self,
+        tx: Connection,
+        graph: Graph,
+        run_id: str,
+        seq: int,
+        now: datetime,
+        change: RunChange,
+    ) -> None:
+        body = {"slug": graph.definition.slug}
+        if change.error_code is not None:
+            body |= {"step_id": change.error_step_id or "", "code": change.error_code}
+        self._notices.insert(
+            tx,
+            notice_id=str(uuid_utils.uuid7()),
+            run_id=run_id,
+            kind=self._ends_told[change.status],
+            # A run that `retry` reopened may end again.
+            cause=str(seq),
+            body=body,
+            now=now,
+            step_id=change.error_step_id,
+            is_of_family=True,
+        )
 
     def _place(self, tx: Connection, graph: Graph, step: StepDefinition, now: datetime) -> Placing:
         if step.rate_limit is None or step.foreach is not None:

@@ -7,9 +7,13 @@ executed by attempts.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from iaflow.pipeline.services import ServiceMissing, ServiceRegistry
+
+if TYPE_CHECKING:
+    # A definition is checked, and a step's module imported, without a database's driver.
+    from iaflow.database.effects import TransactionBlock
 
 __all__ = [
     "EventStep",
@@ -40,6 +44,7 @@ class StepContext:
         "_is_cancelled",
         "_log",
         "_report",
+        "_transaction",
         "attempt",
         "idempotency_key",
         "item_index",
@@ -57,6 +62,7 @@ class StepContext:
         report: Callable[[float, str], None],
         log: Callable[..., None],
         is_cancelled: Callable[[], bool],
+        transaction: Callable[[], TransactionBlock] | None = None,
     ) -> None:
         self.run_id = run_id
         self.step_id = step_id
@@ -67,6 +73,7 @@ class StepContext:
         self._report = report
         self._log = log
         self._is_cancelled = is_cancelled
+        self._transaction = transaction
 
     @property
     def cancelled(self) -> bool:
@@ -76,6 +83,23 @@ class StepContext:
     def progress(self, fraction: float, message: str = "") -> None:
         """Say how far the work is, from 0 to 1, and at what."""
         self._report(min(1.0, max(0.0, float(fraction))), message)
+
+    def transaction(self) -> TransactionBlock:
+        """
+        Return a transaction on iaflow's database that commits together with this step.
+
+        Use it as ``async with self.context.transaction() as tx``, or in a plain `def work` with
+        ``with``; `tx` has `execute`, `fetch_all` and `fetch_one`. What is done in it happens
+        exactly once, however often the step is executed: it is committed in the same commit as
+        the step's completion, and undone if the attempt fails, is lost or is cancelled. Several
+        blocks of one attempt are one transaction. On SQLite nobody else writes meanwhile.
+        """
+        if self._transaction is None:
+            raise RuntimeError(
+                "this step is executed outside of a run, so there is no completion to commit with: "
+                "run or rehearse a pipeline that has it"
+            )
+        return self._transaction()
 
     def log(self, message: str, **fields: Any) -> None:
         """Write a log line that carries the run and the step."""

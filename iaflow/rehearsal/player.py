@@ -246,6 +246,7 @@ class Player:
         instants = [
             self._deadline,
             *(self._engine.claims.next_due(run_id) for run_id in runs),
+            *(self._engine.pauses.next_notice(run_id) for run_id in runs),
             *(pause.expires_at for pause in open_pauses),
             *(due for _, _, due in self._find_awaited(open_pauses)),
         ]

@@ -204,7 +204,7 @@ async def stage(
             draw=lambda: 0.0,
             lease_seconds=LEASE_SECONDS,
         )
-        client = Client(engine)
+        client = Client(engine=engine)
         for child in children:
             _publish(engine, child)
         client.save(graph)

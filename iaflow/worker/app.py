@@ -6,23 +6,35 @@ Decides when a worker process builds and closes its parts; never how Celery is c
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
+from billiard.pool import EX_RECYCLE
 from celery import Celery, signals
+from celery.worker import state
 
 from iaflow.errors import IaflowError, SettingsRefused
 from iaflow.pipeline.executors.celery import CeleryExecutor, make_app
 from iaflow.pipeline.runner import build_services, open_database
 from iaflow.pipeline.services import ServiceRegistry
 from iaflow.settings import Settings, load_settings
-from iaflow.telemetry import configure_logs
+from iaflow.telemetry import configure_logs, get_logger
 from iaflow.worker.process import WorkerProcess
+from iaflow.worker.stopping import StopFlag
 from iaflow.worker.tasks import register_tasks
+from iaflow.worker.watchdog import Sight, Watchdog
 
 __all__ = ["create_app"]
+
+_log = get_logger(__name__)
+
+LEAVE_SECONDS = 5.0
+"""What a worker needs beyond its grace to leave in good order."""
 
 
 def create_app(
@@ -79,11 +91,15 @@ class _Holder:
         services: Callable[[Settings], ServiceRegistry],
     ) -> None:
         self._settings = settings
-        self._executor = executor
+        self.executor = executor
+        self.watchdog: Watchdog | None = None
         self._services = services
         self._lock = threading.Lock()
         self._process: WorkerProcess | None = None
         self._pid = 0
+        # Made before any fork: children see it too.
+        self.stop = StopFlag()
+        self.is_child = False
 
     def process(self) -> WorkerProcess:
         if self._process is None or self._pid != os.getpid():
@@ -91,7 +107,14 @@ class _Holder:
                 # After a fork the parent's parts are not ours: connections, threads and
                 # loops do not survive it.
                 if self._process is None or self._pid != os.getpid():
-                    self._process = WorkerProcess(self._settings, self._executor, self._services)
+                    self._process = WorkerProcess(
+                        self._settings,
+                        self.executor,
+                        self._services,
+                        stop=self.stop,
+                        leave=_leave_child if self.is_child else _leave_worker,
+                        is_child=self.is_child,
+                    )
                     self._pid = os.getpid()
         return self._process
 
@@ -119,7 +142,12 @@ def _connect_signals(holder: _Holder, settings: Settings) -> None:
 
     @signals.worker_process_init.connect(weak=False)
     def begin_child(**_: Any) -> None:
+        holder.is_child = True
         holder.process()
+
+    @signals.worker_shutting_down.connect(weak=False)
+    def stop(**_: Any) -> None:
+        holder.stop.stop(settings.grace_seconds)
 
     @signals.worker_process_shutdown.connect(weak=False)
     def end_child(**_: Any) -> None:
@@ -130,10 +158,50 @@ def _connect_signals(holder: _Holder, settings: Settings) -> None:
         # Pools without children (threads, solo) execute tasks in this very process.
         if not _forks(sender):
             holder.process()
+        holder.watchdog = Watchdog(
+            partial(_look, sender, holder.executor),
+            partial(_stop_deaf, holder, settings.grace_seconds),
+            grace_seconds=settings.grace_seconds + LEAVE_SECONDS,
+        )
 
     @signals.worker_shutdown.connect(weak=False)
     def end(**_: Any) -> None:
+        if holder.watchdog is not None:
+            holder.watchdog.close()
         holder.close()
+
+
+def _look(consumer: Any, executor: CeleryExecutor) -> Sight:
+    """Return what is seen of this worker: what waits for it, and whether it could take it."""
+    # What is reserved is on its way to a process, or executed there.
+    is_idle = len(state.reserved_requests) < consumer.pool.num_processes
+    return Sight(executor.depth(), state.all_total_count[0], is_idle)
+
+
+def _stop_deaf(holder: _Holder, grace_seconds: float) -> None:
+    holder.stop.stop(grace_seconds)
+    # As after SIGTERM, but the exit code says that something was wrong.
+    state.should_stop = os.EX_SOFTWARE
+
+
+def _leave_child(why: str) -> None:
+    """End this child; the head starts another in its place."""
+    _log.error("child replaced", reason=why)
+    _flush()
+    os._exit(EX_RECYCLE)
+
+
+def _leave_worker(why: str) -> None:
+    """End this worker, which executes its steps itself; its supervisor starts another."""
+    _log.critical("worker ended", reason=why)
+    _flush()
+    os._exit(os.EX_SOFTWARE)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
 
 
 def _forks(consumer: Any) -> bool:

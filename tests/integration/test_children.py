@@ -130,7 +130,7 @@ def test_a_child_that_is_cancelled_where_no_code_can_run(house: House) -> None:
     run_id = house.start(document(steps, [("call", "mend", edge)]))
     house.work(run_id, "call")
     [below] = house.children(run_id)
-    settled = Client(house.engine).cancel(below)
+    settled = Client(engine=house.engine).cancel(below)
     assert (settled.run_id, settled.run_status) == (below, RunStatus.CANCELLED)
     house.serve(run_id)
     assert house.read(run_id).status is RunStatus.SUCCEEDED

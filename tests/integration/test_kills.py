@@ -1,7 +1,7 @@
 """Killed processes, lost and doubled messages: nothing is lost, nothing completed is repeated.
 
 Embedded processes, Celery workers and their children are ended by SIGKILL in the middle of a step,
-Redis is emptied and stopped. What was executed is counted in a ledger that the steps keep outside
+Redis and RabbitMQ are emptied and stopped. What was executed is counted in a ledger that the steps keep outside
 the engine, a file that they append to.
 """
 
@@ -13,188 +13,32 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from itertools import pairwise
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
-from iaflow.bootstrap import Application, open_application
-from iaflow.data.records import RunRecord, StepRecord
-from iaflow.data.status import END_OF_RUN, RunStatus
+from iaflow.bootstrap import Application
+from iaflow.data.status import RunStatus
 from iaflow.pipeline.check import compile_definition
-from iaflow.pipeline.executors.celery import RESUME_RUN, RUN_STEP, CeleryExecutor, make_app
-from iaflow.settings import load_settings
-from tests.servers import RedisServer, ServerRoom, wait_until
-from tests.servers.fixtures import StartWorker
-from tests.servers.valkey import OwnRedisServer
-from tests.servers.worker import ROOT, WorkerProcess
+from iaflow.pipeline.executors.celery import RESUME_RUN, RUN_STEP, CeleryExecutor
+from tests.integration.fleets import (
+    ABSENT,
+    DEADLINE,
+    Broker,
+    Fleet,
+    Room,
+    chain,
+    count,
+    document,
+    start,
+    steps_of,
+    wait_for_end,
+)
+from tests.servers import wait_until
 
 pytestmark = pytest.mark.timeout(300)
-
-DEADLINE = 90.0
-ABSENT = "00000000-0000-7000-8000-000000000000"
-
-STEPS = '''
-"""Steps that keep a ledger, and wait at a gate where the test asks them to."""
-
-import asyncio
-import os
-import sys
-from pathlib import Path
-
-from iaflow.pipeline import Step
-
-ROOM = Path(os.environ["KILL_ROOM"])
-
-
-def enter(kind, context):
-    line = f"{kind} {context.run_id} {context.step_id}\\n".encode()
-    handle = os.open(ROOM / "ledger", os.O_APPEND | os.O_CREAT | os.O_WRONLY)
-    os.write(handle, line)
-    os.close(handle)
-
-
-class Work(Step):
-    async def work(self, data):
-        enter("begun", self.context)
-        if self.config.get("gate"):
-            # Whoever finds the gate's file is a later attempt: it goes through.
-            gate = ROOM / f"{self.context.run_id}.{self.context.step_id}"
-            if not gate.exists():
-                gate.touch()
-                while not (ROOM / "open").exists():
-                    await asyncio.sleep(0.01)
-        enter("ended", self.context)
-        return {self.context.step_id: 1}
-
-
-class Dies(Step):
-    async def work(self, data):
-        enter("begun", self.context)
-        os._exit(9)
-
-
-class Wavers(Step):
-    async def work(self, data):
-        enter("begun", self.context)
-        if self.context.attempt < 3:
-            raise RuntimeError("not yet")
-        return {}
-
-
-class Exits(Step):
-    async def work(self, data):
-        enter("begun", self.context)
-        sys.exit("a step that leaves")
-'''
-
-RUN = """
-import asyncio
-import sys
-from pathlib import Path
-
-from iaflow.pipeline.runner import create_pipeline_from_json
-
-print(asyncio.run(create_pipeline_from_json(Path(sys.argv[1]).read_text()).run()))
-"""
-
-DRIVE = """
-import asyncio
-import sys
-
-from iaflow.bootstrap import open_application, open_local_executor
-from iaflow.settings import load_settings
-
-
-async def main() -> None:
-    app = open_application(load_settings())
-    async with open_local_executor(app) as executor:
-        for run_id in app.client.unfinished():
-            print(await executor.drive(run_id), flush=True)
-    app.close()
-
-
-asyncio.run(main())
-"""
-
-
-class Room:
-    """A folder with the steps, their ledger and gates, and the environment of their processes."""
-
-    def __init__(self, folder: Path, guardian: Any) -> None:
-        self.folder = folder
-        self._guardian = guardian
-        self._started: list[subprocess.Popen[str]] = []
-        for name, text in (("kill_steps", STEPS), ("run", RUN), ("drive", DRIVE)):
-            (folder / f"{name}.py").write_text(text)
-        self.environment = {
-            "KILL_ROOM": str(folder),
-            "IAFLOW_LEASE_SECONDS": "1",
-            "IAFLOW_SWEEP_SECONDS": "0.5",
-            "IAFLOW_REPUBLISH_SECONDS": "1",
-        }
-
-    # -- what the steps say
-
-    def entries(self, kind: str) -> Counter[tuple[str, str]]:
-        """Return how often each step of each run has begun, or ended."""
-        ledger = self.folder / "ledger"
-        lines = ledger.read_text().splitlines() if ledger.exists() else []
-        split = (line.split(" ") for line in lines)
-        return Counter((run_id, step_id) for what, run_id, step_id in split if what == kind)
-
-    def wait_at_gate(self, run_id: str, step_id: str) -> None:
-        """Wait until a step is in its middle."""
-        wait_until((self.folder / f"{run_id}.{step_id}").exists, DEADLINE, f"{step_id} to begin")
-
-    def open_gates(self) -> None:
-        (self.folder / "open").touch()
-
-    def assert_executed(self, expected: Counter[tuple[str, str]]) -> None:
-        """Assert how often each step began, and that each ended once."""
-        assert self.entries("begun") == expected
-        assert self.entries("ended") == Counter(set(expected))
-
-    # -- embedded processes
-
-    def spawn(self, script: str, url: str, *args: str) -> subprocess.Popen[str]:
-        paths = os.pathsep.join((str(self.folder), str(ROOT)))
-        settings = {"IAFLOW_DATABASE_URL": url, "IAFLOW_STEP_MODULES": "kill_steps"}
-        process = subprocess.Popen(
-            [sys.executable, str(self.folder / f"{script}.py"), *args],
-            env={**os.environ, **self.environment, **settings, "PYTHONPATH": paths},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self._guardian.watch(process.pid)
-        self._started.append(process)
-        return process
-
-    def drive_all(self, url: str) -> list[str]:
-        """Let a process of its own finish all unfinished runs; return their statuses."""
-        process = self.spawn("drive", url)
-        said, complaints = process.communicate(timeout=DEADLINE)
-        assert process.returncode == 0, complaints
-        return said.split()
-
-    def close(self) -> None:
-        for process in self._started:
-            process.kill()
-            process.communicate()
-            self._guardian.forget(process.pid)
-
-
-@pytest.fixture
-def room(tmp_path: Path, server_room: ServerRoom) -> Iterator[Room]:
-    """The steps and their ledger; every process that was started from it is ended."""
-    room = Room(tmp_path, server_room.guardian)
-    yield room
-    room.close()
 
 
 @pytest.fixture(params=("sqlite", "postgres"))
@@ -204,69 +48,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'runs.db'}"
     url: str = request.getfixturevalue("postgres_url")
     return url
-
-
-@pytest.fixture
-def open_app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Application]]:
-    """A function that opens the application on a database, with a broker or without."""
-    opened: list[Application] = []
-
-    def open_app(url: str, broker: str | None = None) -> Application:
-        monkeypatch.setenv("IAFLOW_DATABASE_URL", url)
-        if broker is not None:
-            monkeypatch.setenv("IAFLOW_BROKER_URL", broker)
-        opened.append(open_application(load_settings()))
-        return opened[-1]
-
-    yield open_app
-    for app in opened:
-        app.close()
-
-
-def chain(*gates: str, length: int = 5, name: str = "chain") -> dict[str, Any]:
-    """Return a definition of steps in a row; those in `gates` wait to be killed."""
-    names = [f"s{n}" for n in range(length)]
-    return document({one: {"config": {"gate": one in gates}} for one in names}, name=name)
-
-
-def document(
-    steps: dict[str, dict[str, Any]],
-    edges: list[tuple[str, str]] | None = None,
-    *,
-    name: str = "kills",
-) -> dict[str, Any]:
-    if edges is None:
-        edges = list(pairwise(steps))
-    return {
-        "name": name,
-        "steps": [
-            {"id": one, "module": "kill_steps", "step_class": "Work", "inputs": {}, **more}
-            for one, more in steps.items()
-        ],
-        "flow": {
-            "start_at": next(iter(steps)),
-            "transitions": [{"from": source, "to": target} for source, target in edges],
-        },
-    }
-
-
-def start(app: Application, definition: dict[str, Any]) -> str:
-    """Start a run, with a message if the application has a broker."""
-    graph = compile_definition(definition)
-    app.client.save(graph)
-    return app.client.start_graph(graph).run_id
-
-
-def wait_for_end(app: Application, *run_ids: str) -> list[RunRecord]:
-    def ended() -> bool:
-        return all(app.engine.reads.run_status(run_id) in END_OF_RUN for run_id in run_ids)
-
-    wait_until(ended, DEADLINE, f"the end of {len(run_ids)} runs")
-    return [app.client.run(run_id) for run_id in run_ids]
-
-
-def steps_of(app: Application, run_id: str) -> dict[str, StepRecord]:
-    return {step.step_id: step for step in app.client.steps(run_id)}
 
 
 # --- embedded
@@ -366,70 +147,10 @@ def test_a_step_that_kills_its_process_every_time_is_given_up(
 # --- workers
 
 
-class Fleet:
-    """Workers on one database and one broker, and the application that gives them runs."""
-
-    def __init__(
-        self, app: Application, room: Room, begin: StartWorker, database_url: str, redis_url: str
-    ) -> None:
-        self.app = app
-        self.room = room
-        self._begin = begin
-        self._urls = {"database_url": database_url, "redis_url": redis_url}
-        assert isinstance(app.executor, CeleryExecutor)
-        self.executor = app.executor
-        self.producer = make_app(app.settings)
-
-    def worker(self, **options: Any) -> WorkerProcess:
-        return self._begin(
-            modules="kill_steps",
-            pythonpath=[self.room.folder],
-            env=self.room.environment,
-            **self._urls,
-            **options,
-        )
-
-    def send(self, task: str, *args: Any, **kwargs: Any) -> None:
-        self.producer.send_task(task, args=args, kwargs=kwargs, queue="iaflow")
-
-    def wait_until_drained(self) -> None:
-        """Wait until every message that was sent before now has been worked on."""
-        marker = start(self.app, chain(length=1, name="marker"))
-        wait_for_end(self.app, marker)
-        wait_until(lambda: self.executor.depth() == 0, DEADLINE, "the queue to be empty")
-
-    def close(self) -> None:
-        self.producer.close()
+on_both = pytest.mark.parametrize("broker", ("redis", "rabbitmq"), indirect=True)
 
 
-@pytest.fixture
-def own_redis(private_redis: RedisServer) -> OwnRedisServer:
-    """A Redis of this test's own, since it is emptied and stopped."""
-    assert isinstance(private_redis, OwnRedisServer)
-    return private_redis
-
-
-@pytest.fixture
-def fleet(
-    room: Room,
-    postgres_url: str,
-    own_redis: OwnRedisServer,
-    start_worker: StartWorker,
-    open_app: Callable[..., Application],
-) -> Iterator[Fleet]:
-    """No worker yet: a test starts as many as it needs."""
-    app = open_app(postgres_url, own_redis.url)
-    fleet = Fleet(app, room, start_worker, postgres_url, own_redis.url)
-    yield fleet
-    fleet.close()
-
-
-def count(run_ids: list[str], *twice: tuple[str, str], length: int = 5) -> Counter[tuple[str, str]]:
-    """Return how often each step of some chains should have begun."""
-    once = Counter({(run_id, f"s{n}"): 1 for run_id in run_ids for n in range(length)})
-    return once + Counter(twice)
-
-
+@on_both
 def test_a_killed_worker_is_replaced_by_another(fleet: Fleet) -> None:
     """SIGKILL of a worker with its children: a second one finishes what the first one had."""
     first = fleet.worker()
@@ -446,6 +167,7 @@ def test_a_killed_worker_is_replaced_by_another(fleet: Fleet) -> None:
     assert losses == {"s0": 0, "s1": 0, "s2": 1, "s3": 0, "s4": 0}
 
 
+@on_both
 def test_a_killed_child_is_replaced_by_its_worker(fleet: Fleet) -> None:
     """SIGKILL of the processes that work: the same worker goes on with new ones."""
     worker = fleet.worker(concurrency=2)
@@ -461,47 +183,47 @@ def test_a_killed_child_is_replaced_by_its_worker(fleet: Fleet) -> None:
     assert worker.is_running
 
 
-def test_lost_messages_are_sent_again(fleet: Fleet, own_redis: OwnRedisServer) -> None:
-    """FLUSHALL before and amid the work: every step runs, and runs once."""
+@on_both
+def test_lost_messages_are_sent_again(fleet: Fleet) -> None:
+    """The broker is emptied before and amid the work: every step runs, and runs once."""
     runs = [start(fleet.app, chain()) for _ in range(10)]
-    with closing(redis.Redis.from_url(own_redis.url)) as client:
-        assert fleet.executor.depth() == 10
-        client.flushall()
-        fleet.worker(concurrency=2)
-        for ended in (5, 15, 25, 35):
-            wait_until(
-                lambda ended=ended: fleet.room.entries("ended").total() >= ended,
-                DEADLINE,
-                f"{ended} steps to end",
-            )
-            client.flushall()
+    assert fleet.executor.depth() == 10
+    fleet.broker.flush()
+    assert fleet.executor.depth() == 0
+    fleet.worker(concurrency=2)
+    for ended in (5, 15, 25, 35):
+        wait_until(
+            lambda ended=ended: fleet.room.entries("ended").total() >= ended,
+            DEADLINE,
+            f"{ended} steps to end",
+        )
+        fleet.broker.flush()
     assert all(run.status is RunStatus.SUCCEEDED for run in wait_for_end(fleet.app, *runs))
     fleet.room.assert_executed(count(runs))
 
 
-def test_a_killed_worker_whose_messages_are_lost_too(
-    fleet: Fleet, own_redis: OwnRedisServer
-) -> None:
-    """SIGKILL and FLUSHALL together: the database alone brings everything back."""
+@on_both
+def test_a_killed_worker_whose_messages_are_lost_too(fleet: Fleet) -> None:
+    """SIGKILL and an emptied broker together: the database alone brings everything back."""
     first = fleet.worker()
     held = start(fleet.app, chain("s1", name="held"))
     fleet.room.wait_at_gate(held, "s1")
     others = [start(fleet.app, chain()) for _ in range(3)]
     first.kill()
-    with closing(redis.Redis.from_url(own_redis.url)) as client:
-        client.flushall()
+    fleet.broker.flush()
     fleet.worker()
     runs = wait_for_end(fleet.app, held, *others)
     assert all(run.status is RunStatus.SUCCEEDED for run in runs)
     fleet.room.assert_executed(count([held, *others], (held, "s1")))
 
 
-def test_a_start_succeeds_while_the_broker_is_down(fleet: Fleet, own_redis: OwnRedisServer) -> None:
-    """Without Redis a run is kept all the same, and goes on once Redis is back."""
+@on_both
+def test_a_start_succeeds_while_the_broker_is_down(fleet: Fleet) -> None:
+    """Without a broker a run is kept all the same, and goes on once the broker is back."""
     worker = fleet.worker()
     before = start(fleet.app, chain("s1", name="held"))
     fleet.room.wait_at_gate(before, "s1")
-    own_redis.stop()
+    fleet.broker.stop()
     amid = start(fleet.app, chain())
     assert fleet.app.client.run(amid).status is RunStatus.RUNNING
     fleet.room.open_gates()
@@ -510,14 +232,15 @@ def test_a_start_succeeds_while_the_broker_is_down(fleet: Fleet, own_redis: OwnR
         DEADLINE,
         "the step that was running to be settled without a broker",
     )
-    own_redis.start()
+    fleet.broker.start()
     runs = wait_for_end(fleet.app, before, amid)
     assert all(run.status is RunStatus.SUCCEEDED for run in runs)
     fleet.room.assert_executed(count([before, amid]))
     assert worker.is_running
 
 
-def test_the_depth_is_counted_over_all_queues(fleet: Fleet, own_redis: OwnRedisServer) -> None:
+@on_both
+def test_the_depth_is_counted_over_all_queues(fleet: Fleet) -> None:
     """An empty queue beside a full one hides nothing, and a broker that is away says nothing."""
     executor = CeleryExecutor(fleet.producer, ("empty", "iaflow", "urgent"))
     assert executor.depth() == 0
@@ -525,10 +248,11 @@ def test_the_depth_is_counted_over_all_queues(fleet: Fleet, own_redis: OwnRedisS
         for _ in range(messages):
             fleet.producer.send_task(RUN_STEP, args=(), queue=queue)
     assert executor.depth() == 5
-    own_redis.stop()
+    fleet.broker.stop()
     assert executor.depth() is None
 
 
+@on_both
 def test_doubled_messages_run_a_step_once(fleet: Fleet) -> None:
     """Six messages for one step, before and while it runs: one execution."""
     graph = compile_definition(chain("s0", length=2))
@@ -580,6 +304,7 @@ def test_a_stale_message_changes_nothing(fleet: Fleet) -> None:
     assert fleet.room.entries("begun")[started.run_id, "s0"] == 1
 
 
+@on_both
 def test_a_malformed_message_is_dropped(fleet: Fleet) -> None:
     """Nonsense in a message is said in the log, and the same worker goes on."""
     worker = fleet.worker()
@@ -632,13 +357,13 @@ def test_the_most_urgent_step_is_taken_first(fleet: Fleet) -> None:
 
 
 def test_a_worker_refuses_a_database_without_tables(
-    room: Room, empty_postgres_url: str, own_redis: OwnRedisServer
+    room: Room, empty_postgres_url: str, broker: Broker
 ) -> None:
     """It ends with a sentence that says what to run, instead of calling itself ready."""
     environment = {
         **os.environ,
         "IAFLOW_DATABASE_URL": empty_postgres_url,
-        "IAFLOW_BROKER_URL": own_redis.url,
+        "IAFLOW_BROKER_URL": broker.url,
     }
     command = [sys.executable, "-m", "celery", "-A", "iaflow.worker.app:app", "worker", "-c", "1"]
     ended = subprocess.run(  # noqa: PLW1510  its exit code is what is looked at

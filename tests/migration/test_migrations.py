@@ -178,6 +178,7 @@ def test_upgrade_makes_a_database_current_and_a_second_one_changes_nothing(empty
         current=migrator.HEAD_REVISION,
         head=migrator.HEAD_REVISION,
         is_current=True,
+        is_usable=True,
         message=state.message,
     )
     migrator.require_current(empty)
@@ -320,12 +321,26 @@ def test_an_older_schema_is_told_what_to_run(empty: Database) -> None:
 
 
 def test_a_newer_schema_asks_for_a_newer_iaflow(empty: Database) -> None:
+    """The tables of a later release that took something away do not serve this one."""
     migrator.upgrade(empty)
     set_revision(empty, "iaflow_9999")
+    info = "schema_info" if empty.dialect == SQLITE else "iaflow.schema_info"
+    write(empty, f"UPDATE {info} SET oldest_revision = 'iaflow_9000'")
     with pytest.raises(SchemaOutdated, match=r"iaflow_9999, newer than .* install the iaflow"):
         migrator.require_current(empty)
     with pytest.raises(SchemaOutdated, match="newer than"):
         migrator.upgrade(empty)
+
+
+def test_a_newer_schema_that_only_added_serves_this_release_too(empty: Database) -> None:
+    """While an upgrade rolls out, the workers of the release before go on."""
+    migrator.upgrade(empty)
+    set_revision(empty, "iaflow_9999")
+    migrator.require_current(empty)
+    migrator.upgrade(empty)
+    state = migrator.check(empty)
+    assert (state.is_current, state.is_usable) == (False, True)
+    assert "it only adds, so this iaflow works on it" in state.message
 
 
 def test_a_server_that_is_not_there_is_said_without_its_password() -> None:

@@ -7,15 +7,19 @@ server before a test asks for it. Loaded by `tests/conftest.py`, or with `-p tes
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pytest
 
 from tests.servers.guardian import SESSION_VARIABLE
+from tests.servers.installing import NotInstalled
 from tests.servers.postgres import OwnPostgresServer, PostgresServer
+from tests.servers.rabbitmq import OwnRabbitServer, RabbitServer
 from tests.servers.room import ServerRoom
 from tests.servers.valkey import OwnRedisServer, RedisServer
 from tests.servers.worker import WorkerProcess
+
+T = TypeVar("T")
 
 ROOM: pytest.StashKey[ServerRoom] = pytest.StashKey()
 # Settings of whoever runs the tests would change what they mean.
@@ -23,7 +27,11 @@ SETTINGS_OF_THE_PRODUCT = ("DATABASE_URL", "CELERY_BROKER_URL")
 
 
 class StartWorker(Protocol):
-    """What the fixture `start_worker` gives: the arguments are those of WorkerProcess."""
+    """
+    What the fixture `start_worker` gives: the arguments are those of WorkerProcess.
+
+    `redis_url` is the broker's, which may be another one.
+    """
 
     def __call__(self, *, database_url: str, redis_url: str, **options: Any) -> WorkerProcess: ...
 
@@ -42,7 +50,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     room = config.stash[ROOM]
-    return [f"postgres: {room.describe_postgres()}", f"redis: {room.describe_redis()}"]
+    return [
+        f"postgres: {room.describe_postgres()}",
+        f"redis: {room.describe_redis()}",
+        f"rabbitmq: {room.describe_rabbitmq()}",
+    ]
 
 
 @pytest.hookimpl(trylast=True)
@@ -139,6 +151,29 @@ def private_redis(server_room: ServerRoom) -> Iterator[RedisServer]:
     server = server_room.open_redis()
     yield server
     server.close()
+
+
+@pytest.fixture
+def rabbitmq_server(server_room: ServerRoom) -> Iterator[RabbitServer]:
+    """The shared RabbitMQ, started at first use; running again after a test that stopped it."""
+    server = take_or_skip(lambda: server_room.rabbitmq)
+    yield server
+    if isinstance(server, OwnRabbitServer) and not server.pids:
+        server.start()
+
+
+@pytest.fixture
+def rabbitmq_url(server_room: ServerRoom, rabbitmq_server: RabbitServer) -> str:
+    """The URL of a vhost without queues."""
+    return server_room.take_vhost()
+
+
+def take_or_skip(take: Callable[[], T]) -> T:
+    """Return a server, or skip the test where it is neither installed nor to be had."""
+    try:
+        return take()
+    except NotInstalled as error:
+        pytest.skip(f"left out: {error}")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,10 +16,12 @@ from urllib.parse import urlsplit
 import psycopg2
 import redis
 
-from tests.servers import postgres, valkey
+from tests.servers import postgres, rabbitmq, valkey
+from tests.servers.certificates import Certificates, make_certificates
 from tests.servers.guardian import SESSION_VARIABLE, Guardian
 from tests.servers.postgres import OwnPostgresServer, PostgresServer
 from tests.servers.processes import ServerError
+from tests.servers.rabbitmq import OwnRabbitServer, RabbitServer
 from tests.servers.valkey import OwnRedisServer, RedisServer
 from tests.servers.worker import ROOT
 
@@ -38,8 +40,9 @@ class ServerRoom:
         self.directory.chmod(0o711)
         self.guardian = Guardian(self.directory)
         os.environ[SESSION_VARIABLE] = str(self.directory)
-        self._servers: list[PostgresServer | RedisServer] = []
+        self._servers: list[PostgresServer | RedisServer | RabbitServer] = []
         self._next_database = 0
+        self._next_vhost = 0
 
     def close(self) -> list[str]:
         """Stop all servers, then let the guardian end the rest; return what it had to end."""
@@ -124,6 +127,36 @@ class ServerRoom:
         self._next_database += 1
         return self.redis.database_url(number)
 
+    # RabbitMQ -------------------------------------------------------------------------------
+
+    @cached_property
+    def rabbitmq(self) -> RabbitServer:
+        """The RabbitMQ that all tests share; raises NotInstalled where there is none."""
+        url = os.environ.get(rabbitmq.URL_VARIABLE)
+        return RabbitServer(url, label=describe_host(url)) if url else self.open_rabbitmq()
+
+    def open_rabbitmq(self, *, settings: Sequence[str] = ()) -> OwnRabbitServer:
+        """Start a node of our own, with further lines of its configuration."""
+        program = rabbitmq.find()
+        directory = self.make_directory("rabbitmq")
+        server = OwnRabbitServer(
+            program, directory, self.guardian, self.certificates, settings=settings
+        )
+        self._servers.append(server)
+        return server
+
+    def take_vhost(self) -> str:
+        """Return the URL of the next vhost in turn, without queues; as `take_redis_database`."""
+        url = self.rabbitmq.vhost_url(self._next_vhost)
+        self._next_vhost += 1
+        self.rabbitmq.forget(url)
+        return url
+
+    @cached_property
+    def certificates(self) -> Certificates:
+        """Certificates for servers whose lines are encrypted."""
+        return make_certificates(self.make_directory("certificates"))
+
     # What the header of the report says -----------------------------------------------------
 
     def describe_postgres(self) -> str:
@@ -149,6 +182,13 @@ class ServerRoom:
         except (ServerError, redis.RedisError) as error:
             return f"NONE: {error}"
         return f"{program.version} from {program.origin} ({program.path})"
+
+    def describe_rabbitmq(self) -> str:
+        """Name the RabbitMQ that tests will use, without starting or installing it."""
+        url = os.environ.get(rabbitmq.URL_VARIABLE)
+        if url:
+            return f"at {describe_host(url)} ({rabbitmq.URL_VARIABLE})"
+        return rabbitmq.describe_program()
 
 
 def describe_host(url: str) -> str:

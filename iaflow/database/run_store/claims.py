@@ -7,15 +7,16 @@ the engine (claim, heartbeat, release) and by maintenance (rescue, stage, republ
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from iaflow.data.records import NO_INDEX, StepTask
 from iaflow.data.status import StepStatus
-from iaflow.database.connections import Row
+from iaflow.database.connections import Connection, Row
 from iaflow.database.dialects import Database
 from iaflow.database.run_store.readable import is_readable
 from iaflow.database.statements import (
@@ -31,7 +32,10 @@ from iaflow.database.statements import (
 )
 from iaflow.database.tables import INSTANT
 
-__all__ = ["ClaimRow", "ClaimStore", "LostClaim", "read_task"]
+__all__ = ["ClaimRow", "ClaimStore", "HandedBack", "LostClaim", "read_task"]
+
+DOUBLINGS = 6
+"""After so many messages that led nowhere, the pause before the next one grows no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +78,9 @@ class ClaimStore:
         """
         ready -> running. None: a duplicate or stale message, to be dropped quietly.
 
-        A step that is held back, by a key or a rate, is not taken before it is published. The commit is not flushed: a claim that a crash loses is only a step that is ready
-        again, and its token is never seen again. The outputs in `reads` come with it.
+        A step that is held back, by a key or a rate, is not taken before it is published. The
+        commit is not flushed: a claim that a crash loses is only a step that is ready again,
+        and its token is never seen again. The outputs in `reads` come with it.
         """
         given: dict[str, Any] = {
             "run_id": task.run_id,
@@ -121,11 +126,23 @@ class ClaimStore:
         return bool(rows)
 
     def mark_released(
-        self, run_id: str, step_id: str, index: int, *, token: str, now: datetime
+        self,
+        run_id: str,
+        step_id: str,
+        index: int,
+        *,
+        token: str,
+        now: datetime,
+        is_loss: bool = False,
     ) -> bool:
-        """running -> ready, the attempt not counted: the worker stops in good order."""
+        """
+        running -> ready, the attempt not counted: the worker stops in good order.
+
+        Args:
+            is_loss: it is counted as the loss of a worker instead.
+        """
         rows = self._database.fetch(
-            self._sql.mark_released,
+            self._sql.mark_given_up if is_loss else self._sql.mark_released,
             run_id=run_id,
             step_id=step_id,
             item_index=index,
@@ -133,6 +150,29 @@ class ClaimStore:
             published_at=now,
         )
         return bool(rows)
+
+    def mark_handed_back(
+        self, tx: Connection, task: StepTask, *, hindrance: str, delays: Callable[[int], datetime]
+    ) -> HandedBack | None:
+        """
+        ready -> ready: the worker that took it up cannot execute it.
+
+        The first message after it goes out at once, since another worker may be listening;
+        later ones when they are due. None: the step is not ready any more.
+
+        Args:
+            hindrance: why it cannot, for people.
+            delays: returns when the next message is due, by a factor that each one doubles.
+        """
+        rows = tx.fetch(
+            self._sql.mark_handed_back,
+            run_id=task.run_id,
+            step_id=task.step_id,
+            item_index=task.index,
+            hindrance=hindrance,
+            **_doubling(delays),
+        )
+        return HandedBack(read_instant(rows[0][0]), read_task(rows[0][1:])) if rows else None
 
     def mark_rescued(self, row: LostClaim, *, now: datetime, is_held: bool = False) -> bool:
         """
@@ -188,23 +228,31 @@ class ClaimStore:
         return tasks, list(dict.fromkeys(row[6] for row in rows if row[6] is not None))
 
     def count_stale(self, *, before: datetime, limit: int = 100_000) -> int:
-        """Return how many ready steps were published before an instant, at most `limit`."""
+        """Return how many ready steps were first published before an instant, at most `limit`."""
         count: int = self._database.fetch(self._sql.count_stale, before=before, limit=limit)[0][0]
         return count
 
-    def mark_republished(self, *, now: datetime, before: datetime, limit: int) -> list[StepTask]:
+    def mark_republished(
+        self, *, now: datetime, pause_seconds: float, most_seconds: float, limit: int
+    ) -> list[StepTask]:
         """
         ready -> ready: note that a new message goes out for steps nobody claimed.
 
         Args:
-            before: instant; steps published after it are left alone.
+            pause_seconds: after the first message; doubled after each later one.
+            most_seconds: the longest that it grows to.
             limit: at most so many in one sweep.
         """
+
+        def before(factor: int) -> datetime:
+            return now - timedelta(seconds=min(pause_seconds * factor, most_seconds))
+
         rows = self._database.fetch(
             self._sql.mark_republished,
-            published_at=now,
-            before=before,
+            now=now,
+            before=now - timedelta(seconds=pause_seconds),
             limit=limit,
+            **_doubling(before),
         )
         return [read_task(row) for row in rows]
 
@@ -225,6 +273,28 @@ class ClaimStore:
         else:
             rows = self._database.fetch(self._sql.next_due_of_run, run_id=run_id)
         return read_instant(rows[0][0])
+
+
+def _doubling(instant: Callable[[int], datetime]) -> dict[str, Any]:
+    """Return the instants that belong to 0, 1, 2, … messages: `after_1` for factor 2, and so on."""
+    return {f"after_{turn}": instant(2**turn) for turn in range(DOUBLINGS + 1)}
+
+
+def _by_messages(publishes: sa.ColumnElement[int]) -> sa.Case[Any]:
+    """Return SQL for the one of these instants that a row's count of messages wants."""
+    slots = [sa.cast(sa.bindparam(f"after_{turn}"), INSTANT) for turn in range(DOUBLINGS + 1)]
+    return sa.case(
+        *((publishes == sa.literal_column(str(turn)), slots[turn]) for turn in range(DOUBLINGS)),
+        else_=slots[DOUBLINGS],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HandedBack:
+    """A step that was handed back; `due_at` is when its next message is due, None: now."""
+
+    due_at: datetime | None
+    task: StepTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,6 +405,7 @@ class _Statements:
                 worker=bind("worker"),
                 started_at=bind("started_at"),
                 lease_until=bind("lease_until"),
+                hindrance=sa.null(),
             )
         )
         self.mark_running = Statement("iaflow_mark_running", claim.returning(*returned))
@@ -360,6 +431,26 @@ class _Statements:
             .where(mine)
             .values(**back, attempt=steps.c.attempt - 1)
             .returning(steps.c.attempt),
+        )
+        is_first = steps.c.publishes == sa.literal_column("0")
+        self.mark_given_up = Statement(
+            "iaflow_mark_given_up",
+            sa.update(steps)
+            .where(mine)
+            .values(**back, worker_losses=steps.c.worker_losses + 1)
+            .returning(steps.c.attempt),
+        )
+        self.mark_handed_back = Statement(
+            "iaflow_mark_handed_back",
+            sa.update(steps)
+            .where(this, is_now(steps.c.status, StepStatus.READY), is_published)
+            .values(
+                published_at=sa.case((is_first, steps.c.published_at), else_=sa.null()),
+                due_at=sa.case((is_first, sa.null()), else_=_by_messages(steps.c.publishes)),
+                publishes=steps.c.publishes + 1,
+                hindrance=bind("hindrance"),
+            )
+            .returning(steps.c.due_at, *task),
         )
         self.mark_rescued = Statement(
             "iaflow_mark_rescued",
@@ -470,6 +561,11 @@ def _republish(database: Database, task: tuple[Any, ...]) -> Statement:
         .where(
             stale.c.status == literal_word(StepStatus.READY),
             stale.c.published_at < sa.bindparam("before"),
+            sa.or_(
+                stale.c.publishes == sa.literal_column("0"),
+                stale.c.republished_at.is_(None),
+                stale.c.republished_at < _by_messages(stale.c.publishes),
+            ),
         )
         .order_by(stale.c.published_at)
         .limit(sa.bindparam("limit"))
@@ -482,6 +578,6 @@ def _republish(database: Database, task: tuple[Any, ...]) -> Statement:
             sa.tuple_(steps.c.run_id, steps.c.step_id, steps.c.item_index).in_(chosen),
             steps.c.status == literal_word(StepStatus.READY),
         )
-        .values(published_at=sa.bindparam("published_at"), publishes=steps.c.publishes + 1)
+        .values(republished_at=sa.bindparam("now"), publishes=steps.c.publishes + 1)
         .returning(*task),
     )

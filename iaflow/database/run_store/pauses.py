@@ -81,6 +81,49 @@ class PauseStore:
             quorum=pause.quorum,
             exclude_starter=pause.exclude_starter,
             event=pause.event,
+            notice_at=None if pause.notice_in is None else now + timedelta(seconds=pause.notice_in),
+        )
+
+    def find_to_remind(self, *, now: datetime, run_id: str | None = None) -> list[str]:
+        """Return open questions whose next reminder or escalation is due, the longest due first."""
+        statement = self._sql.to_remind if run_id is None else self._sql.to_remind_of_run
+        given = {"now": now} if run_id is None else {"now": now, "run_id": run_id}
+        return [str(row[0]) for row in self._database.fetch(statement, **given)]
+
+    def next_notice(self, run_id: str | None = None) -> datetime | None:
+        """Return when the next reminder or escalation is due; None if none is."""
+        statement = self._sql.next_notice if run_id is None else self._sql.next_notice_of_run
+        given: dict[str, Any] = {} if run_id is None else {"run_id": run_id}
+        return read_instant(self._database.fetch(statement, **given)[0][0])
+
+    def lock_to_remind(
+        self, tx: Connection, pause_id: str, *, now: datetime
+    ) -> tuple[int, dict[str, Any]] | None:
+        """
+        Lock a question that is open and wants a notice now.
+
+        Returns:
+            How many it has had, and who may answer; None if it is open or due no more.
+        """
+        rows = tx.fetch(self._sql.lock_to_remind, pause_id=pause_id, now=now)
+        return (rows[0][0], json.loads(rows[0][1])) if rows else None
+
+    def mark_reminded(
+        self,
+        tx: Connection,
+        pause_id: str,
+        *,
+        done: int,
+        assignees: Mapping[str, Any],
+        notice_at: datetime | None,
+    ) -> None:
+        """open -> open: so many notices are done, these may answer, and this is when the next is."""
+        tx.queue(
+            self._sql.mark_reminded,
+            pause_id=pause_id,
+            notices_done=done,
+            assignees=dump_json(assignees),
+            notice_at=notice_at,
         )
 
     def mark_answered(
@@ -297,6 +340,7 @@ class _Statements:
             "quorum",
             "exclude_starter",
             "event",
+            "notice_at",
         )
         self.insert_open = Statement(
             "iaflow_insert_pause",
@@ -370,6 +414,35 @@ class _Statements:
             .order_by(pauses.c.created_at),
         )
         self._answers(database)
+        self._notices(database)
+
+    def _notices(self, database: Database) -> None:
+        pauses = database.tables.pauses
+        bind = sa.bindparam
+        is_open = pauses.c.status == literal_word(PauseStatus.OPEN)
+        this = pauses.c.pause_id == bind("pause_id")
+        of_run = pauses.c.run_id == bind("run_id")
+        is_due = sa.and_(is_open, pauses.c.notice_at <= bind("now"))
+        due = sa.select(pauses.c.pause_id).where(is_due).order_by(pauses.c.notice_at).limit(1000)
+        self.to_remind = Statement("iaflow_to_remind", due)
+        self.to_remind_of_run = Statement("iaflow_to_remind_of_run", due.where(of_run))
+        following = sa.select(sa.func.min(pauses.c.notice_at)).where(
+            is_open, pauses.c.notice_at.is_not(None)
+        )
+        self.next_notice = Statement("iaflow_next_notice_at", following)
+        self.next_notice_of_run = Statement("iaflow_next_notice_at_of_run", following.where(of_run))
+        not_over = sa.or_(pauses.c.expires_at.is_(None), pauses.c.expires_at > bind("now"))
+        self.lock_to_remind = Statement(
+            "iaflow_lock_to_remind",
+            sa.select(pauses.c.notices_done, sa.cast(pauses.c.assignees, sa.Text()))
+            .where(this, is_due, not_over)
+            .with_for_update(),
+        )
+        names = ("notices_done", "assignees", "notice_at")
+        self.mark_reminded = Statement(
+            "iaflow_mark_reminded",
+            sa.update(pauses).where(this, is_open).values({name: bind(name) for name in names}),
+        )
 
     def _answers(self, database: Database) -> None:
         pauses, answers = database.tables.pauses, database.tables.pause_answers

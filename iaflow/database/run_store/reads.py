@@ -226,6 +226,7 @@ def _step(row: Row) -> StepRecord:
         items=read_item_counts(row[16]),
         concurrency_key=row[17],
         is_held=row[3] == StepStatus.READY and row[18] is None,
+        hindrance=row[19] if row[3] == StepStatus.READY else None,
     )
 
 
@@ -276,6 +277,7 @@ def _select_steps(database: Database, *, payloads: bool) -> sa.Select[Any]:
         sa.cast(steps.c["items"], text),
         steps.c.concurrency_key,
         steps.c.published_at,
+        steps.c.hindrance,
     ).select_from(steps.outerjoin(kept, this))
 
 

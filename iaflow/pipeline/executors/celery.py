@@ -7,37 +7,52 @@ truth; never executes a step. Called by workers, the sweep and the client, after
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
-import uuid_utils
 from celery import Celery, signals
+from celery.app.amqp import AMQP
 from celery.utils.nodenames import anon_nodename
-from kombu.entity import Queue
-from kombu.exceptions import ChannelError, OperationalError
+from kombu.exceptions import ChannelError
+from kombu.pools import producers
 
 from iaflow.data.records import StepTask
+from iaflow.pipeline.executors.breaker import Breaker
+from iaflow.pipeline.executors.brokers import CONNECT_SECONDS, Broker, read_broker
 from iaflow.settings import Settings
 from iaflow.telemetry import get_logger
 
-__all__ = ["RESUME_RUN", "RUN_STEP", "SWEEP", "CeleryExecutor", "make_app", "read_ids"]
+__all__ = ["RESUME_RUN", "RUN_STEP", "START_RUN", "SWEEP", "CeleryExecutor", "make_app", "read_ids"]
 
 _log = get_logger(__name__)
 
 RUN_STEP = "iaflow.run_step"
 RESUME_RUN = "iaflow.resume_run"
+START_RUN = "iaflow.start_run"
 SWEEP = "iaflow.sweep"
 
 MOST_URGENT = 9
 """The highest priority of a step (LANGUAGE section 2); steps without one have 0."""
 
 
+BREAK_SECONDS = 1.0
+"""How long nothing is published after a broker has failed."""
+
+STALE_SECONDS = 0.1
+"""A failure that comes sooner is a connection which broke while nobody used it: not the broker."""
+
+
 class CeleryExecutor:
     """
     Publishes step tasks. A message that cannot be sent is no error: the sweep sends another.
 
+    While the broker is away nobody waits for it: a connection is given up soon, and after a
+    failure messages are dropped for a second (`Breaker`).
+
     Args:
-        app: the Celery application whose broker is used.
+        app: the Celery application whose broker is used; from `make_app`.
         queues: all queues that workers read; the first is for steps that name none.
     """
 
@@ -46,59 +61,80 @@ class CeleryExecutor:
         self._queues = queues
         self._default_queue = queues[0]
         self._origin = anon_nodename()
-        # kombu reads the lists of a Redis queue from 0 upwards; RabbitMQ takes 9 first.
-        self._lowest_first = _is_redis(str(app.conf.broker_url))
+        self._breaker = Breaker(BREAK_SECONDS)
+        self._lowest_first = read_broker(app.conf.broker_write_url).takes_lowest_first
 
     def submit(self, tasks: Iterable[StepTask]) -> int:
         """Send a message for each step; return how many were sent."""
         waiting = list(tasks)
         if not waiting:
             return 0
-        try:
-            with self._app.producer_pool.acquire(block=True) as producer:
-                self._send_all(producer, waiting)
-        except (OperationalError, OSError) as error:
-            # The rows are ready in the database: losing the message costs latency alone.
-            _log.warning("publish failed", tasks=len(waiting), error=str(error))
-            return 0
-        return len(waiting)
+        return len(waiting) if self._publish(partial(self._send_all, waiting)) else 0
 
     def submit_resume(self, pause_id: str, slug: str) -> bool:
         """Send a message for an accepted answer; return whether it was sent."""
-        try:
-            self._app.send_task(
-                RESUME_RUN,
-                args=(pause_id,),
-                queue=self._default_queue,
-                shadow=f"iaflow.{slug}.resume",
-                ignore_result=True,
-                retry=False,
-            )
-        except (OperationalError, OSError) as error:
-            _log.warning("publish failed", pause_id=pause_id, error=str(error))
-            return False
-        return True
+        return self._publish(partial(self._send_resume, pause_id, slug))
 
     def depth(self) -> int | None:
         """Return how many messages wait for workers; None if the broker does not tell."""
-        with self._app.connection_for_read() as connection:
-            try:
-                return sum(_count_messages(connection, name) for name in self._queues)
-            except (OperationalError, OSError, *connection.connection_errors):
-                return None
-
-    def _send_all(self, producer: Any, tasks: list[StepTask]) -> None:
-        connection = producer.connection
+        counted: list[int] = []
         try:
-            if len(tasks) == 1:
-                self._send(producer, tasks[0])
-                return
-            with producer.batch():
-                for task in tasks:
-                    self._send(producer, task)
-        except (*connection.connection_errors, *connection.channel_errors) as error:
-            # Each transport has errors of its own; who publishes knows one.
-            raise OperationalError(str(error)) from error
+            self._try(lambda producer: counted.append(self._count_all(producer)))
+        except Exception as error:  # noqa: BLE001  each transport has errors of its own
+            _log.debug("depth unknown", error=str(error) or repr(error))
+            return None
+        return counted[-1] if counted else None
+
+    def _publish(self, send: Callable[[Any], None]) -> bool:
+        try:
+            return self._try(send)
+        except Exception as error:  # noqa: BLE001  each transport has errors of its own
+            # The rows are in the database: losing the message costs latency alone, and what
+            # is committed must not look as if it had failed.
+            _log.warning("publish failed", error=str(error) or repr(error))
+            return False
+
+    def _try(self, work: Callable[[Any], None]) -> bool:
+        """Do something with a producer; False if the broker has just failed somebody."""
+        if self._breaker.is_open:
+            return False
+        with self._app.producer_pool.acquire(block=True) as producer:
+            # Asked again: there may have been a queue for the producers.
+            if not self._breaker.admits():
+                return False
+            try:
+                _work_connected(producer, work)
+            except Exception:
+                self._breaker.note_failure()
+                raise
+            self._breaker.note_success()
+            return True
+
+    def _count_all(self, producer: Any) -> int:
+        connection = producer.connection
+        # Not `channel()` alone, which sleeps and tries again while the broker is away.
+        _ = connection.default_channel
+        return sum(_count_messages(connection, name) for name in self._queues)
+
+    def _send_all(self, tasks: list[StepTask], producer: Any) -> None:
+        if len(tasks) == 1:
+            self._send(producer, tasks[0])
+            return
+        with producer.batch():
+            for task in tasks:
+                self._send(producer, task)
+
+    def _send_resume(self, pause_id: str, slug: str, producer: Any) -> None:
+        self._app.send_task(
+            RESUME_RUN,
+            args=(pause_id,),
+            queue=self._default_queue,
+            shadow=f"iaflow.{slug}.resume",
+            producer=producer,
+            ignore_result=True,
+            retry=False,
+            add_to_parent=False,
+        )
 
     def _broker_priority(self, priority: int | None) -> int:
         """Return what the broker takes for a step's priority: 9 is the most urgent of ours."""
@@ -118,13 +154,14 @@ class CeleryExecutor:
                 queue=queue,
                 priority=priority,
                 shadow=name,
+                task_id=task.message_id,
                 producer=producer,
                 ignore_result=True,
                 retry=False,
                 add_to_parent=False,
             )
             return
-        message_id = str(uuid_utils.uuid4())
+        message_id = task.message_id
         producer.publish(
             (ids, {}, _NO_CANVAS),
             # No exchange: the routing key is the queue's name, on every broker.
@@ -167,14 +204,50 @@ _HEADERS: dict[str, Any] = {
 _NO_CANVAS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
+def _work_connected(producer: Any, work: Callable[[Any], None]) -> None:
+    """Do something with a producer; once more if its connection had gone stale in the pool."""
+    began = time.monotonic()
+    try:
+        work(producer)
+    except Exception:
+        connection = producer.connection
+        # Without a farewell, which the broker would have to answer.
+        connection.collect()
+        if time.monotonic() - began > STALE_SECONDS:
+            raise
+        producer.revive(connection)
+        try:
+            work(producer)
+        except Exception:
+            connection.collect()
+            raise
+
+
 def _count_messages(connection: Any, queue: str) -> int:
     try:
-        # Not `default_channel`: it tries again for ever while the broker is away.
         with connection.channel() as channel:
             return int(channel.queue_declare(queue, passive=True).message_count)
     except ChannelError:
-        # Redis has no list for an empty queue: nothing waits in it.
+        # Nobody has declared it yet, or Redis has no list for an empty one: nothing waits.
         return 0
+
+
+class _Messaging(AMQP):  # type: ignore[misc]
+    """Celery's way to the broker, in which publishers have connections that give up soon."""
+
+    _producer_pool: Any
+
+    @property
+    def producer_pool(self) -> Any:
+        if self._producer_pool is None:
+            limit = self.app.pool.limit
+            options = read_broker(self.app.conf.broker_write_url).publisher_options()
+            connection = self.app.connection_for_write(
+                connect_timeout=CONNECT_SECONDS, transport_options=options
+            )
+            self._producer_pool = producers[connection]
+            self._producer_pool.limit = limit
+        return self._producer_pool
 
 
 def make_app(settings: Settings, overrides: Mapping[str, Any] | None = None) -> Celery:
@@ -184,13 +257,14 @@ def make_app(settings: Settings, overrides: Mapping[str, Any] | None = None) -> 
     Args:
         overrides: a deployment's own values (`celeryconfig.py`): pool, limits, events.
     """
-    app = Celery("iaflow", broker=settings.broker_url, set_as_current=False)
-    app.conf.update(_configuration(settings))
+    broker = read_broker(settings.broker_url or "")
+    app = Celery("iaflow", amqp=_Messaging, set_as_current=False)
+    app.conf.update(_configuration(settings, broker))
     app.conf.update(overrides or {})
     return app
 
 
-def _configuration(settings: Settings) -> dict[str, Any]:
+def _configuration(settings: Settings, broker: Broker) -> dict[str, Any]:
     """Return the values on which durability and latency rest, each with its reason."""
     return {
         # Postgres keeps results and state; a backend would be a second truth.
@@ -206,41 +280,18 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "task_reject_on_worker_lost": False,
         # A message must not sit behind a long step while another worker idles.
         "worker_prefetch_multiplier": 1,
-        "worker_disable_prefetch": True,
         # Running steps have leases of their own; losing the broker stops nothing.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "broker_connection_retry_on_startup": True,
-        "broker_transport_options": _transport_options(settings),
-        # Queue names alone, no exchange: a flushed Redis then has no binding to lose.
+        **broker.configuration(),
         "task_default_queue": settings.queues[0],
-        "task_queues": [_queue(name) for name in settings.queues],
+        "task_queues": [broker.make_queue(name) for name in settings.queues],
         "task_create_missing_queues": True,
         # The sent event would bring the plain task name back in Flower's rows.
         "task_send_sent_event": False,
         # What steps print and log belongs to them.
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
-    }
-
-
-def _is_redis(url: str) -> bool:
-    return url.startswith(("redis", "rediss", "sentinel"))
-
-
-def _queue(name: str) -> Any:
-    return Queue(name)  # type: ignore[no-untyped-call]
-
-
-def _transport_options(settings: Settings) -> dict[str, Any]:
-    if not _is_redis(settings.broker_url or ""):
-        return {}
-    return {
-        # No copy of unacknowledged messages: nothing is redelivered, two writes less.
-        "ack_emulation": False,
-        "health_check_interval": 10,
-        "socket_keepalive": True,
-        "socket_connect_timeout": 5,
-        "socket_timeout": 10,
     }
 
 

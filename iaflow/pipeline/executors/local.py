@@ -19,12 +19,14 @@ from typing import Self
 from iaflow.concurrency import run_blocking
 from iaflow.data.records import Failed, Fanned, Outcome, Released, StepTask
 from iaflow.data.status import END_OF_RUN, RunStatus, StepStatus
+from iaflow.database.statements import POSTGRES
 from iaflow.errors import NotFound
 from iaflow.pipeline.attempt import Attempt, Heartbeat, Progress
 from iaflow.pipeline.engine import Engine, Settled
 from iaflow.pipeline.judging import Concluding, Judge, Verb
 from iaflow.pipeline.loader import StepLoader
 from iaflow.pipeline.maintenance import sweep_run
+from iaflow.pipeline.notifying import Courier
 from iaflow.pipeline.services import ServiceRegistry
 
 __all__ = ["LocalExecutor", "Observation"]
@@ -87,9 +89,12 @@ class LocalExecutor:
         self._worker = worker
         self._observe = observe
         self._judge = Judge(engine, loader, services)
+        self.courier = Courier(engine, services)
         self.max_parallel = max_parallel
         self._heartbeat = Heartbeat(engine, engine.lease.total_seconds() / 3)
         self._attempts: set[Attempt] = set()
+        # On SQLite our own loop would else wait for a step that waits for the loop.
+        self._gate = None if engine.database.dialect == POSTGRES else asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         return self
@@ -122,10 +127,14 @@ class LocalExecutor:
         Raises:
             NotFound: there is no such run.
         """
-        return await _Drive(self, run_id).run(list(tasks))
+        status = await _Drive(self, run_id).run(list(tasks))
+        for one in self.engine.waits.family(run_id):
+            await self.courier.deliver(one)
+        return status
 
     async def execute(self, task: StepTask) -> Settled | None:
         """Claim, work and settle one step; None if it was not there to be claimed."""
+        await self.clear()
         claimed = self.engine.claim(task, self._worker)
         if claimed is None:
             return None
@@ -135,6 +144,7 @@ class LocalExecutor:
             self._loader,
             self._services,
             report=lambda progress: self._report(task, claimed.claim.try_number, progress),
+            gate=self._gate,
         )
         number = claimed.claim.try_number
         self._tell(Observation("started", task.run_id, task.step_id, task.index, number, "running"))
@@ -145,17 +155,29 @@ class LocalExecutor:
             outcome = await attempt.run()
             if outcome is None:
                 return None
-            settled = await self.conclude(partial(self.engine.settle, claimed, outcome))
+            effects = attempt.effects
+            if effects is None or not effects.is_begun:
+                await self.clear()
+            settle = partial(self.engine.settle, claimed, outcome, effects=effects)
+            settled = await self.conclude(settle)
         except asyncio.CancelledError:
+            attempt.close()
             # This process stops in good order: the step goes back, no attempt is burned.
             self.engine.settle(claimed, Released("the process was stopped"))
             raise
         finally:
+            attempt.close()
             self._attempts.discard(attempt)
             self._heartbeat.forget(attempt)
         seconds = time.monotonic() - began
         self._tell(_observe_end(task, number, outcome, settled, seconds))
         return settled
+
+    async def clear(self) -> None:
+        """Wait while a step has a transaction on a database that has one writer."""
+        while self._gate is not None and self._gate.locked():
+            async with self._gate:
+                continue
 
     async def conclude(self, verb: Verb) -> Settled:
         """Do a verb of the engine, judge what needs code, and stop what was cancelled by it."""
@@ -257,6 +279,7 @@ class _Drive:
             if settled is not None:
                 self._note(settled)
         is_due = self._due_at is not None and self._seconds_to(self._due_at) <= 0
+        await self._executor.clear()
         if is_due or self._time() - self._looked_at >= POLL_SECONDS:
             # What time brings about (a timer, an expiry, a lost claim) does not wait for the
             # steps that work here. It finds all that is ready: what was queued is among it.
@@ -271,6 +294,7 @@ class _Drive:
 
     async def _rest(self) -> RunStatus | None:
         """Nothing works here: return the run's status if it rests, or wait and look again."""
+        await self._executor.clear()
         status = self._engine.reads.run_status(self._run_id)
         if status is None:
             raise NotFound(f"there is no run {self._run_id}")
@@ -302,7 +326,10 @@ class _Drive:
             swept = sweep_run(self._engine, run_id)
             self._take(swept.tasks)
             for duty in swept.duties:
+                await self._executor.clear()
                 self._note(await self._executor.conclude(duty.verb))
+        for run_id in self._family:
+            await self._executor.courier.deliver(run_id)
         due = [self._engine.next_due(run_id) for run_id in self._family]
         self._due_at = min((instant for instant in due if instant is not None), default=None)
         if len(self._queue) >= self._slots:
