@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from billiard.pool import EX_RECYCLE
+import billiard.pool
 from celery import Celery, signals
 from celery.worker import state
 
@@ -35,6 +35,9 @@ _log = get_logger(__name__)
 
 LEAVE_SECONDS = 5.0
 """What a worker needs beyond its grace to leave in good order."""
+
+REPORT_TRIES = 10
+"""How often a child that leaves looks, every 0.1 s, whether its head has read all its reports."""
 
 
 def create_app(
@@ -143,6 +146,9 @@ def _connect_signals(holder: _Holder, settings: Settings) -> None:
     @signals.worker_process_init.connect(weak=False)
     def begin_child(**_: Any) -> None:
         holder.is_child = True
+        # A head that stops forgets what no child has accepted yet, and reads no report of it:
+        # the child would wait half a minute for that. What its steps came to is in the database.
+        billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = REPORT_TRIES
         holder.process()
 
     @signals.worker_shutting_down.connect(weak=False)
@@ -188,7 +194,7 @@ def _leave_child(why: str) -> None:
     """End this child; the head starts another in its place."""
     _log.error("child replaced", reason=why)
     _flush()
-    os._exit(EX_RECYCLE)
+    os._exit(billiard.pool.EX_RECYCLE)
 
 
 def _leave_worker(why: str) -> None:

@@ -122,7 +122,7 @@ class House:
     ) -> None:
         self.folder = folder
         self.app = app
-        self._urls = urls
+        self.urls = urls
         self._start_worker = start_worker
         (folder / "life_steps.py").write_text(STEPS)
         (folder / "extra").mkdir()
@@ -139,7 +139,7 @@ class House:
             **options.pop("env", {}),
         }
         return self._start_worker(
-            **self._urls,
+            **self.urls,
             modules=("life_steps", "life_extra"),
             pythonpath=paths,
             env=env,
@@ -379,6 +379,28 @@ def test_a_rolling_restart_under_load_burns_no_attempt(house: House) -> None:
         assert house.end_of(run_id) is RunStatus.SUCCEEDED
         assert {step.worker_losses for step in house.app.client.steps(run_id)} == {0}
     assert house.ledger() == Counter({("begun", "works", 1): 60, ("begun", "more", 1): 60})
+
+
+def test_a_step_that_is_on_its_way_to_a_child_holds_up_no_stop(house: House) -> None:
+    """What Celery's head has written to a child and dropped when it closed is executed all the same."""
+    worker = house.worker(grace=5)
+    assert house.end_of(house.start(life("Works", id="first"))) is RunStatus.SUCCEEDED
+    [child] = worker.pids[1:]
+    os.kill(child, signal.SIGSTOP)
+    run_id = house.start(life("Works"))
+    wait_until(lambda: worker.read_log().count("received") == 2, DEADLINE, "the message's receipt")
+    # It has written the message to the child once it has nothing more to do, look after look.
+    waits_in = Path(f"/proc/{worker.pids[0]}/wchan")
+    for _ in range(10):
+        wait_until(lambda: "poll" in waits_in.read_text(), DEADLINE, "the head to be idle")
+    send_term(worker)
+    wait_until(
+        lambda: waits_in.read_text() == "do_wait", DEADLINE, "the head to wait for its child alone"
+    )
+    os.kill(child, signal.SIGCONT)
+    wait_until(lambda: not worker.is_running, 12, "the worker to have left")
+    assert house.ledger()["begun", "works", 1] == 1
+    assert house.end_of(run_id) is RunStatus.SUCCEEDED
 
 
 # --- a worker that hears nothing
