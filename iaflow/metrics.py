@@ -139,7 +139,7 @@ def observe_sweep(seconds: float) -> None:
 
 
 def count_run_end(status: str) -> None:
-    """Count a run that came to its end: `succeeded`, `failed` or `cancelled`."""
+    """Count a run that a worker brought to its end: `succeeded`, `failed` or `cancelled`."""
     if _instruments is not None:
         _instruments.runs_ended.labels(status).inc()
 
@@ -266,7 +266,9 @@ class _Instruments:
         self.sweep_seconds = _histogram(
             "iaflow_sweep_seconds", "Time that a sweep took.", SWEEP_BUCKETS
         )
-        self.runs_ended = _counter("iaflow_runs_ended", "Runs that came to their end.", "status")
+        self.runs_ended = _counter(
+            "iaflow_runs_ended", "Runs that workers brought to their end.", "status"
+        )
         self.answers = _counter("iaflow_answers", "Answers and signals that took effect.")
         # A series that begins with its first event hides that event from rate().
         for word in OUTCOMES:

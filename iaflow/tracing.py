@@ -16,7 +16,14 @@ from iaflow.errors import SettingsRefused
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer, TracerProvider
 
-__all__ = ["AttemptSpan", "attempt_span", "begin_tracing", "end_tracing", "read_trace_id"]
+__all__ = [
+    "AttemptSpan",
+    "attempt_span",
+    "begin_tracing",
+    "check_tracing",
+    "end_tracing",
+    "read_trace_id",
+]
 
 SPAN: Final = "iaflow.step"
 EXPORTERS: Final = "opentelemetry_traces_exporter"
@@ -43,9 +50,28 @@ class AttemptSpan(Protocol):
         ...
 
 
+def check_tracing() -> None:
+    """
+    Look whether tracing could begin, and begin nothing; for the process that forks.
+
+    Raises:
+        SettingsRefused: OpenTelemetry or the exporter is not installed.
+    """
+    try:
+        from opentelemetry import trace  # noqa: F401  it is looked for
+        from opentelemetry.sdk import trace as sdk  # noqa: F401  as well
+    except ImportError:
+        raise SettingsRefused(
+            "IAFLOW_TRACING needs OpenTelemetry: install iaflow-pipelines[tracing]"
+        ) from None
+    _find_exporter()
+
+
 def begin_tracing(provider: TracerProvider | None = None) -> None:
     """
     Make spans from now on, in this process; to be called after a fork, not before.
+
+    A second call changes nothing, unless it brings a provider.
 
     Args:
         provider: where they go. By default the application's own, if it has set one, else one
@@ -55,13 +81,12 @@ def begin_tracing(provider: TracerProvider | None = None) -> None:
         SettingsRefused: OpenTelemetry or the exporter is not installed.
     """
     global _tracer  # noqa: PLW0603  a process has one, as OpenTelemetry itself does
-    try:
-        from opentelemetry import trace
-        from opentelemetry.sdk import trace as sdk
-    except ImportError:
-        raise SettingsRefused(
-            "IAFLOW_TRACING needs OpenTelemetry: install iaflow-pipelines[tracing]"
-        ) from None
+    if _tracer is not None and provider is None:
+        return
+    check_tracing()
+    from opentelemetry import trace
+    from opentelemetry.sdk import trace as sdk
+
     if provider is None:
         provider = trace.get_tracer_provider()
         if isinstance(provider, trace.ProxyTracerProvider):
@@ -185,17 +210,24 @@ _tracer: Tracer | None = None
 
 def _export(provider: Any) -> None:
     """Give a provider the exporter that the environment names, as OpenTelemetry's tools do."""
-    from importlib.metadata import entry_points
-
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    found = _find_exporter()
+    if found is not None:
+        provider.add_span_processor(BatchSpanProcessor(found.load()()))
+
+
+def _find_exporter() -> Any:
+    """Return the entry point of the exporter that the environment names; None for `none`."""
+    from importlib.metadata import entry_points
 
     name = os.environ.get("OTEL_TRACES_EXPORTER", "otlp")
     if name == "none":
-        return
+        return None
     found = next(iter(entry_points(group=EXPORTERS, name=name)), None)
     if found is None:
         raise SettingsRefused(
             f"IAFLOW_TRACING finds no exporter {name!r}: install one, such as "
             "opentelemetry-exporter-otlp, or see OTEL_TRACES_EXPORTER (console, none)"
         )
-    provider.add_span_processor(BatchSpanProcessor(found.load()()))
+    return found

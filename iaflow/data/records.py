@@ -89,6 +89,7 @@ class Claim:
         attempt: executions begun so far, this one included; lost workers count.
         worker_losses: how many of these were lost with their worker.
         earlier_attempts: how many others were before the run was reopened.
+        waited_seconds: how long it could have been taken before it was.
         token: fresh and random; every later write of the attempt must show it.
     """
 
@@ -101,6 +102,7 @@ class Claim:
     slug: str
     content_hash: str
     earlier_attempts: int = 0
+    waited_seconds: float = 0.0
 
     @property
     def try_number(self) -> int:

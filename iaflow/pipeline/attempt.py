@@ -31,6 +31,7 @@ from iaflow.pipeline.secrets import fill_in, hide, names_of, shows
 from iaflow.pipeline.services import ServiceMissing, ServiceRegistry
 from iaflow.pipeline.step import Step, StepContext
 from iaflow.telemetry import get_logger, step_context
+from iaflow.tracing import attempt_span
 
 __all__ = ["Attempt", "Heartbeat", "Progress"]
 
@@ -80,6 +81,7 @@ class Attempt:
         self._cancelled = threading.Event()
         self._given_back: str | None = None
         self._threads_at_work = 0
+        self._made = time.monotonic()
         self._began: float | None = None
         self._task: asyncio.Task[Outcome] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -98,20 +100,33 @@ class Attempt:
             return fanned
         self._loop = asyncio.get_running_loop()
         self._began = time.monotonic()
+        span = attempt_span(
+            claim.run_id,
+            claim.step_id,
+            slug=claim.slug,
+            attempt=claim.try_number,
+            index=claim.index,
+        )
+        names = step_context(run_id=claim.run_id, step_id=claim.step_id, attempt=claim.try_number)
+        with names, span:
+            outcome = await self._wait()
+            span.conclude(outcome)
+            return outcome
+
+    async def _wait(self) -> Outcome | None:
         self._task = asyncio.ensure_future(self._work_in_time())
-        with step_context(run_id=claim.run_id, step_id=claim.step_id, attempt=claim.try_number):
-            try:
-                outcome = await self._task
-                if isinstance(outcome, Failed) and self.effects and self.effects.was_lost:
-                    return Released("the connection of its transaction was lost", is_loss=True)
-                return self._hide(outcome)
-            except asyncio.CancelledError:
-                if self._cancelled.is_set():
-                    return None
-                if self._given_back is not None:
-                    return Released(self._given_back)
-                self._task.cancel()
-                raise
+        try:
+            outcome = await self._task
+        except asyncio.CancelledError:
+            if self._cancelled.is_set():
+                return None
+            if self._given_back is not None:
+                return Released(self._given_back)
+            self._task.cancel()
+            raise
+        if isinstance(outcome, Failed) and self.effects and self.effects.was_lost:
+            return Released("the connection of its transaction was lost", is_loss=True)
+        return self._hide(outcome)
 
     def close(self) -> None:
         """Undo what the step's code did in a transaction and is not to be kept."""
@@ -123,6 +138,11 @@ class Attempt:
         """The monotonic instant by which its timeout must have ended it; None: it has none."""
         timeout = self._timeout()
         return None if timeout is None or self._began is None else self._began + timeout
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since its claim."""
+        return time.monotonic() - self._made
 
     @property
     def has_left_thread(self) -> bool:

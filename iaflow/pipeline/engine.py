@@ -177,6 +177,7 @@ class Engine(PeopleVerbs, SecondChanceVerbs, FamilyVerbs, LostClaimVerbs):
             slug=header.slug,
             content_hash=header.content_hash,
             earlier_attempts=row.earlier_attempts,
+            waited_seconds=(now - (row.published_at or now)).total_seconds(),
         )
         return Claimed(claim, node, self._resolve(claim, graph, node, header, row), header)
 

@@ -120,11 +120,12 @@ def _conclude(verb: Verb) -> Generator[Settled, Judged, Settled]:
 
 
 def _merge(results: list[Settled]) -> Settled:
-    """Return the first of these, with the tasks of all and what is due first of any."""
+    """Return the first of these, with the tasks and ends of all and what is due first of any."""
     due = (settled.due_at for settled in results)
     return replace(
         results[0],
         tasks=tuple(task for settled in results for task in settled.tasks),
+        ended=tuple(status for settled in results for status in settled.ended),
         due_at=min((instant for instant in due if instant is not None), default=None),
         follow_ups=(),
     )

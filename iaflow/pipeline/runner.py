@@ -32,6 +32,7 @@ from iaflow.pipeline.loader import Library, StepLoader
 from iaflow.pipeline.notifying import NOTIFIER, LogNotifier, Notifier, WebhookNotifier
 from iaflow.pipeline.services import SecretFiles, ServiceRegistry
 from iaflow.settings import Settings, load_settings
+from iaflow.tracing import begin_tracing
 
 __all__ = [
     "Pipeline",
@@ -281,7 +282,14 @@ def make_executor(
     folders: Sequence[Path] = (),
     observe: Callable[[Observation], None] | None = None,
 ) -> LocalExecutor:
-    """Return an executor for this process; see `LocalExecutor`."""
+    """
+    Return an executor for this process; see `LocalExecutor`.
+
+    Raises:
+        SettingsRefused: the services, or what tracing needs, are not there.
+    """
+    if settings.tracing:
+        begin_tracing()
     return LocalExecutor(
         engine,
         StepLoader(settings.step_modules, folders),

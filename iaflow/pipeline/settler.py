@@ -60,6 +60,7 @@ class Settled:
         due_at: when something is due because of it: a retry, a timer, a start by a rate.
         questions: conditions that need code. Nothing was changed: judge them, and do it again.
         was: the run's status before it.
+        ended: how the runs ended that it ended, those of its follow-ups included.
         keys: concurrency keys that became free, or are wanted from now on.
         cancelled: steps of which something was cancelled.
         follow_ups: what it leads to in other runs, each to be done as this was.
@@ -73,6 +74,7 @@ class Settled:
     due_at: datetime | None = None
     questions: tuple[CodeQuestion, ...] = ()
     was: RunStatus | None = None
+    ended: tuple[RunStatus, ...] = ()
     keys: tuple[str, ...] = ()
     cancelled: tuple[str, ...] = ()
     follow_ups: tuple[Callable[[Judged], Settled], ...] = field(default=(), compare=False)
@@ -150,6 +152,7 @@ class Settler:
             tuple(tally.tasks),
             due_at=min(tally.due, default=None),
             was=RunStatus.PENDING,
+            ended=_end(RunStatus.PENDING, plan.run.status),
             keys=tuple(tally.keys),
         )
 
@@ -212,6 +215,7 @@ class Settler:
             step_status=statuses.get(own) if own is not None else None,
             due_at=min(due, default=None),
             was=run.status,
+            ended=_end(run.status, plan.run.status),
             keys=tuple(tally.keys),
             cancelled=plan.cancelled,
         )
@@ -415,3 +419,7 @@ class Settler:
 
 def _is_held(graph: Graph, step: StepDefinition) -> bool:
     return step.rate_limit is not None or graph.nodes[step.id].concurrency_key is not None
+
+
+def _end(before: RunStatus, after: RunStatus) -> tuple[RunStatus, ...]:
+    return (after,) if after in END_OF_RUN and before not in END_OF_RUN else ()

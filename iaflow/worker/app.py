@@ -24,6 +24,8 @@ from iaflow.pipeline.runner import build_services, open_database
 from iaflow.pipeline.services import ServiceRegistry
 from iaflow.settings import Settings, load_settings
 from iaflow.telemetry import configure_logs, get_logger
+from iaflow.tracing import begin_tracing, check_tracing, end_tracing
+from iaflow.worker.metrics_server import MetricsServer, start_metrics
 from iaflow.worker.process import WorkerProcess
 from iaflow.worker.stopping import StopFlag
 from iaflow.worker.tasks import register_tasks
@@ -96,6 +98,7 @@ class _Holder:
         self._settings = settings
         self.executor = executor
         self.watchdog: Watchdog | None = None
+        self.metrics: MetricsServer | None = None
         self._services = services
         self._lock = threading.Lock()
         self._process: WorkerProcess | None = None
@@ -110,6 +113,8 @@ class _Holder:
                 # After a fork the parent's parts are not ours: connections, threads and
                 # loops do not survive it.
                 if self._process is None or self._pid != os.getpid():
+                    if self._settings.tracing:
+                        begin_tracing()
                     self._process = WorkerProcess(
                         self._settings,
                         self.executor,
@@ -125,6 +130,7 @@ class _Holder:
         if self._process is not None and self._pid == os.getpid():
             self._process.close()
             self._process = None
+            end_tracing()
 
 
 def _connect_signals(holder: _Holder, settings: Settings) -> None:
@@ -139,9 +145,12 @@ def _connect_signals(holder: _Holder, settings: Settings) -> None:
         # Celery swallows what a child raises when it begins, and the worker would call itself
         # ready: so the schema is looked at here, and only SystemExit gets through.
         try:
+            if settings.tracing:
+                check_tracing()
             open_database(settings).close()
         except IaflowError as error:
             raise SystemExit(f"the worker does not start: {error}") from error
+        holder.metrics = start_metrics(settings)
 
     @signals.worker_process_init.connect(weak=False)
     def begin_child(**_: Any) -> None:
@@ -175,6 +184,8 @@ def _connect_signals(holder: _Holder, settings: Settings) -> None:
         if holder.watchdog is not None:
             holder.watchdog.close()
         holder.close()
+        if holder.metrics is not None:
+            holder.metrics.stop()
 
 
 def _look(consumer: Any, executor: CeleryExecutor) -> Sight:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from iaflow import metrics
 from iaflow.client import Client
 from iaflow.concurrency import LoopThread, run_async
 from iaflow.data.records import Outcome, Released, StepTask
@@ -97,6 +99,8 @@ class WorkerProcess:
         claimed = self.engine.claim(task, self._name)
         if claimed is None:
             return
+        metrics.count_claim()
+        metrics.observe_queue_wait(claimed.claim.waited_seconds)
         running = Attempt(claimed, self.engine, self._loader, self._services)
         self._heartbeat.watch(running)
         self._warden.watch(running)
@@ -105,7 +109,11 @@ class WorkerProcess:
         finally:
             self._heartbeat.forget(running)
             is_ours = self._warden.forget(running)
-        if outcome is None or not is_ours:
+        if not is_ours:
+            running.close()
+            return
+        _count_end(running, outcome)
+        if outcome is None:
             running.close()
             return
         self._conclude(partial(self.engine.settle, claimed, outcome, effects=running.effects))
@@ -138,13 +146,18 @@ class WorkerProcess:
         """Let a run go on from an answered question."""
         try:
             self._conclude(partial(self.engine.resume, pause_id))
+            metrics.count_answer()
         except StepNotLoadable as error:
             # The sweep of a worker that has the module takes the answer up.
             _log.warning("answer left to others", pause_id=pause_id, obstacle=str(error))
 
     def sweep(self) -> Swept | None:
         """Sweep and publish, unless another process is at it; None then."""
-        return try_exclusively(self._database, "sweep", self._sweep)
+        began = time.monotonic()
+        swept = try_exclusively(self._database, "sweep", self._sweep)
+        if swept is not None:
+            metrics.observe_sweep(time.monotonic() - began)
+        return swept
 
     def stage(self) -> None:
         """Do what is due by the clock, and publish it."""
@@ -173,7 +186,8 @@ class WorkerProcess:
             "step handed back", run_id=task.run_id, step_id=task.step_id, obstacle=obstacle
         )
         settled = self.engine.hand_back(task, f"{self._name}: {obstacle}")
-        self._executor.submit(settled.tasks)
+        metrics.count_released(is_stopped=False)
+        self._publish(settled.tasks)
         if settled.due_at is not None:
             self._sweeper.expect(settled.due_at)
 
@@ -181,12 +195,14 @@ class WorkerProcess:
         """Settle for an attempt that nothing stops, give back the others, and leave."""
         claim = attempt.claimed.claim
         self._heartbeat.forget(attempt)
+        _count_end(attempt, outcome)
         self._conclude(partial(self.engine.settle, attempt.claimed, outcome), judge=run_async)
         # Their event loop is blocked, or ends with this process.
         for other in self._warden.watched():
             if self._warden.forget(other):
                 self._heartbeat.forget(other)
                 released = Released("the worker's process had to be ended")
+                _count_end(other, released)
                 self._conclude(partial(self.engine.settle, other.claimed, released))
         self._leave(
             f"the code of step {claim.step_id} of run {claim.run_id} could not be stopped: it "
@@ -211,6 +227,7 @@ class WorkerProcess:
             depth=self._executor.depth,
             stuck_seconds=self._settings.stuck_seconds,
         )
+        metrics.count_republished(swept.counts["republished"])
         self._carry_out(swept)
         self._deliver_notices()
         return swept
@@ -234,10 +251,11 @@ class WorkerProcess:
 
     def _carry_out(self, swept: Swept) -> None:
         """Publish what was found, and do each duty: one that resists keeps no other waiting."""
-        self._executor.submit(swept.tasks)
+        self._publish(swept.tasks)
         for duty in swept.duties:
             try:
                 self._conclude(duty.verb)
+                _COUNTS.get(duty.name, _count_nothing)()
             except Exception as error:  # noqa: BLE001  said, and tried again by the next sweep
                 _log.error("sweep left a row", duty=duty.name, row=duty.row, error=repr(error))
 
@@ -253,9 +271,32 @@ class WorkerProcess:
         while (wanted := steps.wanted) is not None:
             steps.send(wait(self._judge.answer(wanted)))
         settled = steps.settled
-        self._executor.submit(settled.tasks)
+        for status in settled.ended:
+            metrics.count_run_end(status)
+        self._publish(settled.tasks)
         if settled.due_at is not None:
             self._sweeper.expect(settled.due_at)
+
+    def _publish(self, tasks: Sequence[StepTask]) -> None:
+        failed = len(tasks) - self._executor.submit(tasks)
+        if failed:
+            metrics.count_publish_failure(failed)
+
+
+_COUNTS: Mapping[str, Callable[[], None]] = {
+    "lost": metrics.count_rescue,
+    "answered": metrics.count_answer,
+}
+
+
+def _count_nothing() -> None:
+    pass
+
+
+def _count_end(attempt: Attempt, outcome: Outcome | None) -> None:
+    metrics.observe_attempt(outcome, attempt.seconds)
+    if isinstance(outcome, Released):
+        metrics.count_released(is_stopped=not outcome.is_loss)
 
 
 def _refuse(message: str) -> InputRefused:

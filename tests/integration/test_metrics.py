@@ -27,35 +27,6 @@ from tests.servers import ServerRoom, is_alive, wait_until
 from tests.servers.fixtures import StartWorker
 from tests.servers.processes import find_free_port
 
-# Counts by Celery's own signals, so that only what this room does is looked at.
-APPLICATION = """
-import os
-
-from celery import signals
-
-from iaflow import metrics
-from iaflow.settings import load_settings
-from iaflow.worker.metrics_server import start_metrics
-from workers.app import app
-
-servers = []
-
-
-@signals.worker_init.connect(weak=False)
-def begin(**_):
-    address = {"metrics_address": os.environ["COUNTED_ADDRESS"]}
-    servers.append(start_metrics(load_settings().model_copy(update=address)))
-
-
-@signals.task_prerun.connect(weak=False)
-def claim(**_):
-    metrics.count_claim()
-
-
-@signals.worker_shutdown.connect(weak=False)
-def end(**_):
-    servers.pop().stop()
-"""
 STEP = """
 from iaflow.pipeline import Step
 
@@ -105,7 +76,6 @@ def test_a_worker_is_scraped(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "counted_app.py").write_text(APPLICATION)
     (tmp_path / "counted_steps.py").write_text(STEP)
     (tmp_path / "tmp").mkdir()
     port = find_free_port()
@@ -114,10 +84,9 @@ def test_a_worker_is_scraped(
         redis_url=redis_url,
         modules="counted_steps",
         pythonpath=[tmp_path],
-        application="counted_app",
         concurrency=2,
         args=("--pool", pool),
-        env={"COUNTED_ADDRESS": f"127.0.0.1:{port}", "TMPDIR": str(tmp_path / "tmp")},
+        env={"IAFLOW_METRICS_ADDRESS": f"127.0.0.1:{port}", "TMPDIR": str(tmp_path / "tmp")},
     )
     monkeypatch.syspath_prepend(tmp_path)
     where = {"database_url": postgres_url, "broker_url": redis_url}
@@ -143,6 +112,9 @@ def test_a_worker_is_scraped(
     shown = read(scrape(port))
     assert shown["iaflow_database_reachable"] == 1
     assert shown["iaflow_ready_steps,iaflow"] == 0
+    assert shown["iaflow_attempts_total,succeeded"] == 6
+    assert shown["iaflow_queue_wait_seconds_count"] == 6
+    assert shown["iaflow_runs_ended_total,succeeded"] == 1
     with pytest.raises(urllib.error.HTTPError, match="404"):
         scrape(port, "/")
     if pool == "prefork":

@@ -47,6 +47,7 @@ class ClaimRow:
         inputs: JSON text of inputs resolved by an earlier attempt; None if there are none.
         outputs: step id to output, of those asked for that references may read.
         item: JSON text of the item that it is about; None outside of a foreach.
+        published_at: since when it could have been taken.
     """
 
     attempt: int
@@ -56,6 +57,7 @@ class ClaimRow:
     outputs: dict[str, Any]
     item: str | None = None
     earlier_attempts: int = 0
+    published_at: datetime | None = None
 
 
 class ClaimStore:
@@ -107,8 +109,17 @@ class ClaimStore:
                     rows = [(*rows[0], *tx.fetch(self._sql.payloads, **given, **asked)[0])]
         if not rows:
             return None
-        attempt, losses, ready_seq, earlier, inputs, outputs, item = rows[0][:7]
-        return ClaimRow(attempt, losses, ready_seq, inputs, _parse(outputs), item, earlier)
+        attempt, losses, ready_seq, earlier, published_at, inputs, outputs, item = rows[0][:8]
+        return ClaimRow(
+            attempt,
+            losses,
+            ready_seq,
+            inputs,
+            _parse(outputs),
+            item,
+            earlier,
+            read_instant(published_at),
+        )
 
     def extend_lease(
         self, run_id: str, step_id: str, index: int, *, token: str, lease_until: datetime
@@ -381,6 +392,7 @@ class _Statements:
             steps.c.worker_losses,
             steps.c.ready_seq,
             steps.c.earlier_attempts,
+            steps.c.published_at,
         ]
         of_item = returned
         if database.dialect == POSTGRES:
