@@ -33,6 +33,7 @@ from iaflow.pipeline.graph import Graph
 from iaflow.pipeline.judging import conclude_alone
 from iaflow.pipeline.runner import open_database, open_engine, open_executor, waiting_payload
 from iaflow.publishing import LatePublisher
+from iaflow.scheduling import Schedules
 from iaflow.settings import Settings, load_settings
 
 __all__ = ["Client"]
@@ -59,6 +60,9 @@ class Client:
         engine, executor: parts that are open already, in the place of all these; who opened
             them closes them. Without an executor the caller drives its runs.
 
+    Attributes:
+        schedules: what starts runs by the clock.
+
     Raises:
         NotReachable, SchemaOutdated, SettingsRefused: it cannot work.
     """
@@ -82,9 +86,11 @@ class Client:
         self._engine = engine
         self._executor = executor
         self._pipelines = PipelineStore(engine.database)
+        publish = executor.submit if executor is not None else _leave
+        self.schedules = Schedules(engine, publish)
         self._late = LatePublisher(
             lambda run_id: engine.reads.run_status(run_id) is not None,
-            executor.submit if executor is not None else _leave,
+            publish,
             engine.database.release_thread,
         )
 

@@ -24,6 +24,7 @@ __all__ = [
     "RunCancelled",
     "RunError",
     "RunFailed",
+    "ScheduleRefused",
     "SchemaOutdated",
     "SettingsRefused",
     "Skip",
@@ -85,6 +86,15 @@ class InputRefused(IaflowError):
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         self.problems = problems
         super().__init__("; ".join(f"{p.pointer or '/'}: {p.message}" for p in problems))
+
+
+class ScheduleRefused(IaflowError):
+    """A schedule names no instants, or what it would start does not fit; nothing was kept."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        self.problems = problems
+        lines = (f"{p.pointer}: {p.message}" + (f" ({p.hint})" if p.hint else "") for p in problems)
+        super().__init__("; ".join(lines))
 
 
 class AnswerRefused(IaflowError):

@@ -22,10 +22,18 @@ from iaflow.cli.operating import db, doctor, metrics, worker
 from iaflow.cli.people import answer, inbox
 from iaflow.cli.reading import runs, why
 from iaflow.cli.running import cancel, resume, run, start
+from iaflow.cli.schedules import schedules
 from iaflow.cli.showing import show
 from iaflow.cli.simulating import simulate
 from iaflow.cli.terminal import errors, line, write_error
-from iaflow.errors import AnswerRefused, DefinitionRefused, IaflowError, InputRefused, Problem
+from iaflow.errors import (
+    AnswerRefused,
+    DefinitionRefused,
+    IaflowError,
+    InputRefused,
+    Problem,
+    ScheduleRefused,
+)
 
 __all__ = ["main"]
 
@@ -60,7 +68,10 @@ _EPILOG: Final = "\n\n".join(
 
 click.rich_click.COMMAND_GROUPS = {
     "iaflow": [
-        {"name": "Run", "commands": ["run", "start", "resume", "retry", "rerun", "cancel"]},
+        {
+            "name": "Run",
+            "commands": ["run", "start", "resume", "retry", "rerun", "cancel", "schedules"],
+        },
         {"name": "Look", "commands": ["runs", "show", "why", "graph"]},
         {"name": "People", "commands": ["inbox", "answer", "signal"]},
         {
@@ -102,6 +113,7 @@ for _command in (
     resume,
     retry,
     rerun,
+    schedules,
     db,
     worker,
     flower,
@@ -128,6 +140,9 @@ def _report(error: IaflowError) -> ExitCode:
             _list_problems(problems)
         case InputRefused(problems=problems):
             write_error("the input is refused; no run was made")
+            _list_problems(problems)
+        case ScheduleRefused(problems=problems):
+            write_error("the schedule is refused; nothing was kept")
             _list_problems(problems)
         case AnswerRefused(problems=problems):
             write_error("the answer does not fit; the question is still open")

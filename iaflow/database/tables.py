@@ -427,6 +427,8 @@ def _schedules(metadata: MetaData) -> Table:
         Column("is_paused", Boolean, nullable=False, server_default=false()),
         Column("starts_at", INSTANT, nullable=False),
         Column("ends_at", INSTANT),
+        # the input that is given the instant; null if none is
+        Column("instant_as", Text),
         # the next instant that fires; null if none does any more
         Column("next_at", INSTANT),
         Column("created_by", Text),

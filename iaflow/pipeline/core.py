@@ -33,6 +33,7 @@ from iaflow.database.run_store import (
 from iaflow.database.run_store.reads import RunHeader
 from iaflow.database.run_store.reopens import ReopenStore
 from iaflow.database.run_store.settles import NewRun
+from iaflow.database.schedule_store import ScheduleStore
 from iaflow.errors import NotFound
 from iaflow.pipeline.graph import Graph
 from iaflow.pipeline.loader import Library
@@ -79,6 +80,7 @@ class Core(ABC):
         self.reads = ReadStore(database)
         self.waits = WaitStore(database)
         self.notices = NoticeStore(database)
+        self.schedules = ScheduleStore(database)
         self.told = frozenset(told)
         self._settler = Settler(database, self.told)
         self._settles = self._settler.store

@@ -46,6 +46,7 @@ from iaflow.pipeline.endings import (
     end_of_attempt,
 )
 from iaflow.pipeline.families import FamilyVerbs
+from iaflow.pipeline.firing import ScheduleVerbs
 from iaflow.pipeline.graph import Graph, Node
 from iaflow.pipeline.inputs import Inputs, reads_of, resolve_inputs
 from iaflow.pipeline.lost_claims import LostClaimVerbs
@@ -86,7 +87,7 @@ class Claimed:
     header: RunHeader
 
 
-class Engine(PeopleVerbs, SecondChanceVerbs, FamilyVerbs, LostClaimVerbs):
+class Engine(PeopleVerbs, SecondChanceVerbs, FamilyVerbs, LostClaimVerbs, ScheduleVerbs):
     """Runs on one database, by verbs; each is one transaction (a claim is one statement)."""
 
     # -- start

@@ -127,6 +127,8 @@ class FamilyVerbs(Core):
             self.waits.next_limit(run_id),
             self.pauses.next_notice(run_id),
         ]
+        if run_id is None:
+            found.append(self.schedules.next_due())
         return min((instant for instant in found if instant is not None), default=None)
 
     def release_due(self, now: datetime, run_id: str | None = None) -> list[StepTask]:

@@ -106,7 +106,12 @@ def sweep(
 
 
 def stage(engine: Engine, run_id: str | None = None) -> Swept:
-    """Find what is due by the clock alone: retries, timers, rates, expiries; of one run if given."""
+    """
+    Find what is due by the clock alone: retries, timers, rates, expiries, schedules.
+
+    Args:
+        run_id: of one run alone, to which no schedule belongs.
+    """
     now = engine.clock.now()
     tasks, keys = engine.claims.stage_due(now=now, run_id=run_id)
     tasks += engine.release_due(now, run_id)
@@ -130,6 +135,11 @@ def stage(engine: Engine, run_id: str | None = None) -> Swept:
         Duty("answered", pause.pause_id, partial(engine.resume, pause.pause_id))
         for pause in engine.pauses.find_unsettled(run_id=run_id)
     )
+    if run_id is None:
+        duties += (
+            Duty("schedule", name, partial(engine.fire_schedule, name))
+            for name in engine.schedules.find_due(now=now)
+        )
     counts = {"staged": len(tasks), "expired": len(expired)}
     return Swept(engine.name_tasks(tasks), tuple(duties), counts)
 

@@ -111,6 +111,7 @@ def _add_schedules(schema: str | None) -> None:
         Column("is_paused", Boolean, nullable=False, server_default=sa.false()),
         Column("starts_at", INSTANT, nullable=False),
         Column("ends_at", INSTANT),
+        Column("instant_as", Text),
         Column("next_at", INSTANT),
         Column("created_by", Text),
         Column("created_at", INSTANT, nullable=False),

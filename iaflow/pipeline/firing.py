@@ -1,0 +1,137 @@
+"""What a schedule does when one of its instants has come.
+
+Decides that an instant, the run that it starts and the instant after it are one transaction;
+never which instants there are (the timetable does). Part of the engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+from iaflow.data.schedules import FireRecord, ScheduleRecord
+from iaflow.data.status import FireStatus, RunStatus
+from iaflow.database.connections import Connection
+from iaflow.errors import InputRefused
+from iaflow.pipeline.check import merge_parameters
+from iaflow.pipeline.core import Core
+from iaflow.pipeline.endings import MESSAGE_KEPT
+from iaflow.pipeline.graph import Graph
+from iaflow.pipeline.plans import Judged
+from iaflow.pipeline.schedules import MOST_AT_ONCE, Due, Timetable, find_due
+from iaflow.pipeline.settler import Settled
+
+__all__ = ["ScheduleVerbs", "parameters_of", "starter_of", "timetable_of"]
+
+
+class ScheduleVerbs(Core):
+    """Verbs on schedules."""
+
+    def fire_schedule(
+        self, name: str, _judged: Judged | None = None, *, left: int = MOST_AT_ONCE
+    ) -> Settled:
+        """
+        Deal with the next instant of a schedule that has come, and then with those behind it.
+
+        Safe from any number of processes at once. A start that is refused (no such pipeline, an
+        input that does not fit any more) is written down, and the schedule goes on.
+
+        Args:
+            left: how many instants may follow this one; what is left then is for the next sweep.
+        """
+        nothing = Settled(name, RunStatus.PENDING, is_stale=True)
+        now = self.clock.now()
+        seen = self.schedules.find(name)
+        if seen is None or seen.is_paused or seen.next_at is None:
+            return nothing
+        due = find_due(timetable_of(seen), seen.next_at, now, seen.misfire)
+        if due is None:
+            return nothing
+        start = None if due.fire is None else self._prepare(seen, due.fire)
+        settled = self.database.perform(partial(self._fire, seen, due, start, now))
+        if settled is None:
+            return nothing
+        if not settled.is_stale:
+            settled = self.follow_up(settled)
+        if due.next_at is not None and due.next_at <= now and left > 1:
+            again = partial(self.fire_schedule, name, left=left - 1)
+            settled = replace(settled, follow_ups=(*settled.follow_ups, again))
+        return settled
+
+    def _prepare(self, schedule: ScheduleRecord, instant: datetime) -> _Start | str:
+        """Return what would be started, or why it cannot be."""
+        pipeline = self.pipelines.find(schedule.slug)
+        if pipeline is None:
+            return f"there is no pipeline {schedule.slug!r}"
+        graph = self.library.graph(pipeline.content_hash)
+        try:
+            parameters = merge_parameters(graph.definition, parameters_of(schedule, instant))
+        except InputRefused as error:
+            return f"its input does not fit: {error}"
+        return _Start(graph, parameters)
+
+    def _fire(
+        self,
+        seen: ScheduleRecord,
+        due: Due,
+        start: _Start | str | None,
+        now: datetime,
+        tx: Connection,
+    ) -> Settled | None:
+        if not self.schedules.advance(tx, seen, next_at=due.next_at):
+            return None
+        for missed in due.missed:
+            why = "nobody could fire it in time"
+            self.schedules.insert_fire(
+                tx, FireRecord(seen.name, missed, FireStatus.MISSED, None, why, now)
+            )
+        nothing = Settled(seen.name, RunStatus.PENDING, is_stale=True)
+        if due.fire is None or start is None:
+            return nothing
+        if isinstance(start, str):
+            refused = FireRecord(
+                seen.name, due.fire, FireStatus.REFUSED, None, start[:MESSAGE_KEPT], now
+            )
+            self.schedules.insert_fire(tx, refused)
+            return nothing
+        new = self.make_run(
+            start.graph, start.parameters, started_by=starter_of(seen.name), source_folder=None
+        )
+        fire = FireRecord(seen.name, due.fire, FireStatus.STARTED, new.run_id, None, now)
+        # A schedule that was written anew may come to an instant that it has had before.
+        if not self.schedules.insert_fire(tx, fire):
+            return nothing
+        return self.begin(tx, start.graph, new, start.parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    graph: Graph
+    parameters: dict[str, Any]
+
+
+def timetable_of(schedule: ScheduleRecord) -> Timetable:
+    """Return the instants of a schedule."""
+    seconds = schedule.interval_seconds
+    return Timetable(
+        schedule.cron,
+        schedule.zone,
+        None if seconds is None else timedelta(seconds=seconds),
+        schedule.starts_at,
+        schedule.ends_at,
+    )
+
+
+def parameters_of(schedule: ScheduleRecord, instant: datetime) -> dict[str, Any]:
+    """Return the input of the run that an instant starts."""
+    given = dict(schedule.parameters)
+    if schedule.instant_as is not None:
+        given[schedule.instant_as] = instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return given
+
+
+def starter_of(name: str) -> str:
+    """Return who has started a run of a schedule, as the run says it."""
+    return f"schedule:{name}"

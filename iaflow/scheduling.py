@@ -1,0 +1,211 @@
+"""Schedules as services and commands ask for them: written, read, stopped, looked ahead.
+
+Decides how a request becomes a row and what is refused before it does; never fires (any worker's
+sweep does). Held by the client.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any, Final
+
+from iaflow.data.records import StepTask
+from iaflow.data.schedules import FireRecord, ScheduleRecord
+from iaflow.data.status import Misfire
+from iaflow.errors import InputRefused, NotFound, Problem, ScheduleRefused
+from iaflow.pipeline.check import merge_parameters
+from iaflow.pipeline.engine import Engine, Started
+from iaflow.pipeline.firing import parameters_of, starter_of, timetable_of
+from iaflow.pipeline.schedules import read_timetable
+from iaflow.pipeline.strict_json import JsonRefused, dump_json, read_json
+
+__all__ = ["Schedules"]
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class Schedules:
+    """
+    The schedules of one database; `Client.schedules`.
+
+    Args:
+        publish: sends what a start by hand made ready.
+    """
+
+    def __init__(self, engine: Engine, publish: Callable[[Iterable[StepTask]], object]) -> None:
+        self._engine = engine
+        self._publish = publish
+
+    def put(
+        self,
+        name: str,
+        slug: str,
+        given: Mapping[str, Any] | None = None,
+        *,
+        cron: str | None = None,
+        every: timedelta | None = None,
+        zone: str = "UTC",
+        misfire: Misfire | str = Misfire.LATEST,
+        starts_at: datetime | None = None,
+        ends_at: datetime | None = None,
+        instant_as: str | None = None,
+        created_by: str | None = None,
+    ) -> ScheduleRecord:
+        """
+        Keep a schedule, in the place of any of that name; one that was paused stays so.
+
+        No instant before now fires, and none that this schedule has fired before.
+
+        Args:
+            slug: an imported pipeline; each instant runs the version that is current then.
+            given: the input of each run, laid over the definition's parameters.
+            cron: five fields in `zone`, or ``@daily`` and the like; or else
+            every: an interval of whole seconds, from `starts_at` on.
+            misfire: what becomes of instants that passed more than a minute ago while nobody
+                could fire them: the ``latest`` of them fires, ``all`` do, or ``skip`` leaves
+                them out.
+            starts_at, ends_at: no instant before and after these; by default from now on.
+            instant_as: an input of the pipeline that is given the instant, as
+                ``2026-03-08T07:00:00Z``.
+
+        Raises:
+            ScheduleRefused: with every problem found; nothing was kept.
+            NotFound: there is no pipeline of that slug.
+        """
+        now = self._engine.clock.now()
+        if not _NAME.fullmatch(name):
+            message = "a name has up to 100 letters, digits, dots, dashes and underscores"
+            raise ScheduleRefused((Problem("name_invalid", "/name", message),))
+        try:
+            policy = Misfire(misfire)
+        except ValueError:
+            known = ", ".join(Misfire)
+            problem = Problem("misfire_unknown", "/misfire", f"there are {known}, not {misfire!r}")
+            raise ScheduleRefused((problem,)) from None
+        timetable = read_timetable(
+            cron=cron, every=every, zone=zone, starts_at=starts_at or now, ends_at=ends_at
+        )
+        old = self._engine.schedules.find(name)
+        record = ScheduleRecord(
+            name=name,
+            slug=slug,
+            parameters=_read_given(given),
+            cron=timetable.cron,
+            zone=timetable.zone,
+            interval_seconds=None if every is None else int(every.total_seconds()),
+            misfire=policy,
+            is_paused=False if old is None else old.is_paused,
+            starts_at=timetable.starts_at,
+            ends_at=timetable.ends_at,
+            instant_as=instant_as,
+            next_at=timetable.next_after(now),
+            created_by=created_by if old is None else old.created_by,
+            created_at=now if old is None else old.created_at,
+            updated_at=now,
+        )
+        self._check_input(record, now)
+        self._engine.schedules.put(record)
+        return record
+
+    def all(self) -> list[ScheduleRecord]:
+        """Return all schedules, by name."""
+        return self._engine.schedules.list_all()
+
+    def get(self, name: str) -> ScheduleRecord:
+        """
+        Return a schedule.
+
+        Raises:
+            NotFound: naming the nearest names.
+        """
+        found = self._engine.schedules.find(name)
+        if found is None:
+            near = difflib.get_close_matches(name, [one.name for one in self.all()], n=3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise NotFound(f"there is no schedule {name!r}{hint}")
+        return found
+
+    def pause(self, name: str) -> ScheduleRecord:
+        """Let a schedule rest: its instants pass, and are not missed."""
+        return self._set_paused(name, is_paused=True)
+
+    def resume(self, name: str) -> ScheduleRecord:
+        """Let a paused schedule go on with its next instant from now."""
+        return self._set_paused(name, is_paused=False)
+
+    def delete(self, name: str) -> None:
+        """Remove a schedule and its history; its runs stay. Raises NotFound."""
+        self.get(name)
+        self._engine.schedules.delete(name)
+
+    def next(self, name: str, count: int = 10) -> list[datetime]:
+        """Return the next instants of a schedule, in UTC; it may be paused. Raises NotFound."""
+        after = self._engine.clock.now()
+        return [*islice(timetable_of(self.get(name)).instants(after), count)]
+
+    def fires(
+        self, name: str, *, before: datetime | None = None, limit: int = 50
+    ) -> list[FireRecord]:
+        """Return what became of a schedule's instants, the newest first. Raises NotFound."""
+        self.get(name)
+        return self._engine.schedules.fires(name, before=before, limit=limit)
+
+    def fire(self, name: str) -> Started:
+        """
+        Start a run as an instant would, now and beside them.
+
+        Raises:
+            NotFound: no such schedule or pipeline.
+            InputRefused: the input does not fit any more.
+        """
+        schedule = self.get(name)
+        pipeline = self._engine.pipelines.find(schedule.slug)
+        if pipeline is None:
+            raise NotFound(f"there is no pipeline {schedule.slug!r}")
+        graph = self._engine.library.graph(pipeline.content_hash)
+        given = parameters_of(schedule, self._engine.clock.now())
+        parameters = merge_parameters(graph.definition, given)
+        started = self._engine.start(graph, parameters, started_by=starter_of(name))
+        self._publish(started.tasks)
+        return started
+
+    def _set_paused(self, name: str, *, is_paused: bool) -> ScheduleRecord:
+        schedule = self.get(name)
+        if schedule.is_paused is not is_paused:
+            now = self._engine.clock.now()
+            self._engine.schedules.set_paused(
+                name,
+                is_paused=is_paused,
+                next_at=timetable_of(schedule).next_after(now),
+                now=now,
+            )
+        return self.get(name)
+
+    def _check_input(self, record: ScheduleRecord, now: datetime) -> None:
+        pipeline = self._engine.pipelines.find(record.slug)
+        if pipeline is None:
+            raise NotFound(f"there is no pipeline {record.slug!r}: import it first")
+        graph = self._engine.library.graph(pipeline.content_hash)
+        try:
+            merge_parameters(graph.definition, parameters_of(record, now))
+        except InputRefused as error:
+            raise ScheduleRefused(
+                tuple(
+                    Problem(p.code, f"/given{p.pointer}", p.message, p.hint) for p in error.problems
+                )
+            ) from None
+
+
+def _read_given(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the input as it will be read back, or refuse what JSON cannot carry."""
+    try:
+        value = read_json(dump_json(dict(given or {})))
+    except (JsonRefused, TypeError, ValueError) as error:
+        message = f"the input is no JSON object: {error}"
+        raise ScheduleRefused((Problem("type_wrong", "/given", message),)) from None
+    assert isinstance(value, dict)
+    return value
