@@ -87,7 +87,11 @@ class Schedules:
             problem = Problem("misfire_unknown", "/misfire", f"there are {known}, not {misfire!r}")
             raise ScheduleRefused((problem,)) from None
         timetable = read_timetable(
-            cron=cron, every=every, zone=zone, starts_at=starts_at or now, ends_at=ends_at
+            cron=cron,
+            every=every,
+            zone=zone,
+            starts_at=(starts_at or now).replace(microsecond=0),
+            ends_at=ends_at,
         )
         old = self._engine.schedules.find(name)
         record = ScheduleRecord(
