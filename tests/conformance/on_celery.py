@@ -1,4 +1,4 @@
-"""Cases played by real Celery workers, with Postgres and Redis, in scaled real time.
+"""Cases played by real Celery workers, with Postgres and a broker, in scaled real time.
 
 Decides when a case's answers and controls are sent and when its run is over; never judges.
 Called by the tests of this folder.
@@ -63,7 +63,7 @@ class Crew:
         start_worker: Callable[..., WorkerProcess],
         *,
         database_url: str,
-        redis_url: str,
+        broker_url: str,
         folder: Path,
         with_lone_worker: bool,
     ) -> None:
@@ -77,7 +77,7 @@ class Crew:
                 pool.submit(
                     start_worker,
                     database_url=database_url,
-                    redis_url=redis_url,
+                    redis_url=broker_url,
                     modules=MODULE,
                     pythonpath=[folder],
                     concurrency=threads,
@@ -94,7 +94,7 @@ class Crew:
             ]
         self.workers = [worker.result() for worker in starting]
         self.settings = Settings().model_copy(
-            update={"database_url": database_url, "broker_url": redis_url, "queues": QUEUES}
+            update={"database_url": database_url, "broker_url": broker_url, "queues": QUEUES}
         )
 
 

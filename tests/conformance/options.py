@@ -12,7 +12,8 @@ from tests.conformance.reading import Case, NotACase, read_cases
 
 __all__ = ["DEFAULT", "PLACES", "chosen_cases", "chosen_places", "is_default"]
 
-PLACES = ("memory", "sqlite", "postgres", "celery")
+PLACES = ("memory", "sqlite", "postgres", "celery", "rabbitmq")
+"""`celery` and `rabbitmq` are real workers, with messages by Redis and by RabbitMQ."""
 IN_VIRTUAL_TIME = ("memory", "sqlite")
 DEFAULT: pytest.StashKey[tuple[Case, ...] | None] = pytest.StashKey()
 

@@ -26,6 +26,7 @@ from tests.conformance.on_celery import Crew, play_on_celery
 from tests.conformance.options import IN_VIRTUAL_TIME, chosen_cases, chosen_places
 from tests.conformance.reading import Case, name_apart, read_cases
 from tests.servers import ServerRoom, WorkerProcess
+from tests.servers.fixtures import take_or_skip
 
 Results = Mapping[str, Played | Exception]
 
@@ -108,13 +109,38 @@ def on_celery(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Results]:
     """How every case went that is asked of the workers."""
-    cases = cases_of(request, "celery")
-    folder = tmp_path_factory.mktemp("celery")
+    yield from play_on_workers(
+        request, server_room, tmp_path_factory, "celery", server_room.take_redis_database()
+    )
+
+
+@pytest.fixture(scope="module")
+def on_rabbitmq(
+    request: pytest.FixtureRequest,
+    server_room: ServerRoom,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Results]:
+    """The same where RabbitMQ carries the messages; left out where there is none."""
+    take_or_skip(lambda: server_room.rabbitmq)
+    yield from play_on_workers(
+        request, server_room, tmp_path_factory, "rabbitmq", server_room.take_vhost()
+    )
+
+
+def play_on_workers(
+    request: pytest.FixtureRequest,
+    server_room: ServerRoom,
+    folders: pytest.TempPathFactory,
+    place: str,
+    broker_url: str,
+) -> Iterator[Results]:
+    cases = cases_of(request, place)
+    folder = folders.mktemp(place)
     database_url = server_room.create_database(request.getfixturevalue("postgres_template"))
     crew = Crew(
         partial(WorkerProcess, log_directory=folder, guardian=server_room.guardian),
         database_url=database_url,
-        redis_url=server_room.take_redis_database(),
+        broker_url=broker_url,
         folder=folder,
         with_lone_worker=any(case.workers == 1 for case in cases),
     )
