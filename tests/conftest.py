@@ -6,7 +6,11 @@ Read by pytest.
 
 from hypothesis import settings
 
-pytest_plugins = ["tests.servers.fixtures", "tests.conformance.options", "tests.fuzz.options"]
+pytest_plugins = [
+    "tests.servers.fixtures",
+    "tests.conformance.options",
+    "tests.fuzz.options",
+]
 
 # A deadline per example measures how busy the machine is; pytest-timeout guards against hanging.
 settings.register_profile("iaflow", deadline=None, print_blob=True)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import psycopg2
 import sqlalchemy as sa
@@ -24,6 +24,7 @@ from psycopg2 import extras
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import QueuePool, StaticPool
 
+from iaflow import failpoints
 from iaflow.database.connections import (
     BUSY_SECONDS,
     Connection,
@@ -176,7 +177,8 @@ class Database:
         Run one statement as a transaction of its own and return its rows.
 
         Inside this thread's open transaction it is a part of that: the clock or a run's
-        header may be asked for at any time.
+        header may be asked for at any time. What only reads is sent once more if the connection
+        turns out to be gone: it may have been since somebody restarted the server.
         """
         connection = self._connection()
         if connection.is_open and not self.is_memory:
@@ -184,9 +186,12 @@ class Database:
         try:
             return connection.fetch_alone(statement, params, durable=durable)
         except psycopg2.Error:
-            if not connection.usable:
-                self._forget()
-            raise
+            if connection.usable:
+                raise
+            self._forget()
+            if not statement.is_read:
+                raise
+        return self._connection().fetch_alone(statement, params, durable=durable)
 
     def release_thread(self) -> None:
         """Close this thread's connection; the next use opens another."""
@@ -231,6 +236,10 @@ class Database:
                     self._open_postgres(), prepare=self._prepare, tally=self.tally
                 )
             )
+            if failpoints.ACTIVE:
+                connection = cast(
+                    "_AnyConnection", failpoints.WatchedConnection(connection, self._raise_outage)
+                )
             self._local.connection = connection
             self._local.pid = os.getpid()
         return connection
@@ -253,6 +262,12 @@ class Database:
             pool_size=2,
             hide_parameters=True,
         )
+
+    def _raise_outage(self) -> None:
+        """Raise what the driver raises when the server is gone; for failpoints."""
+        if self.dialect == SQLITE:
+            raise sqlite3.OperationalError("disk I/O error")
+        raise psycopg2.OperationalError("server closed the connection unexpectedly")
 
     def _forget(self) -> None:
         connection: _AnyConnection | None = getattr(self._local, "connection", None)

@@ -7,6 +7,7 @@ store, and by the connections that send them.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -30,6 +31,11 @@ __all__ = [
     "look_up_each",
     "read_instant",
 ]
+
+_CHANGES: Final = re.compile(
+    r"\b(INSERT INTO|UPDATE|DELETE FROM|FOR NO KEY UPDATE|pg_\w*advisory\w*|set_config)\b"
+)
+"""What a SELECT may hold that is more than reading, in the spelling of SQLAlchemy."""
 
 SQLITE: Final = "sqlite"
 POSTGRES: Final = "postgresql"
@@ -174,6 +180,11 @@ class Statement:
         self.name = name
         self._core = core
         self._compiled: dict[str, tuple[str, tuple[tuple[str, Any], ...]]] = {}
+
+    @property
+    def is_read(self) -> bool:
+        """Tell whether it changes nothing, so that it may be sent again when no reply came."""
+        return isinstance(self._core, sa.Select) and not _CHANGES.search(self.text(POSTGRES))
 
     def text(self, dialect: str) -> str:
         """Return the SQL for `dialect`, with ``?`` or ``$1`` for its parameters."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from iaflow import metrics
+from iaflow import failpoints, metrics
 from iaflow.client import Client
 from iaflow.concurrency import LoopThread, run_async
 from iaflow.data.records import Outcome, Released, StepTask
@@ -91,6 +91,8 @@ class WorkerProcess:
 
     def run_step(self, run_id: str, step_id: str, index: int, attempt: int) -> None:
         """Claim, work, settle, publish: what one message leads to."""
+        if failpoints.ACTIVE:
+            failpoints.reach("message.received")
         task = StepTask(run_id, step_id, index, attempt)
         obstacle = self._find_obstacle(task)
         if obstacle is not None:
@@ -116,6 +118,8 @@ class WorkerProcess:
         if outcome is None:
             running.close()
             return
+        if failpoints.ACTIVE:
+            failpoints.reach("settle.before")
         self._conclude(partial(self.engine.settle, claimed, outcome, effects=running.effects))
         if running.has_left_thread:
             self._report_thread(running)

@@ -28,6 +28,7 @@ from iaflow.async_client import AsyncClient
 from iaflow.client import Client
 from iaflow.data.records import RunRecord
 from iaflow.data.status import END_OF_RUN, RunStatus
+from iaflow.database.statements import Statement
 from iaflow.errors import Conflict, InputRefused, NotFound, SettingsRefused
 from iaflow.pipeline.importer import PipelineImportService
 from iaflow.settings import load_settings
@@ -420,3 +421,33 @@ def test_a_client_on_sqlite_joins_its_applications_transaction(
                 connection.commit() if keep else connection.rollback()
             assert len(client.runs()) == int(keep)
         engine.dispose()
+
+
+def test_a_client_reads_on_after_its_connection_was_cut(shop: Shop) -> None:
+    """Postgres was restarted while nobody asked: the next question is answered all the same."""
+    client = shop.client()
+    assert client.runs() == []
+    with shop.engine.begin() as connection:
+        ended = connection.execute(
+            sa.text(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        ).scalar_one()
+    assert ended >= 1
+    assert client.runs() == []
+
+
+def test_only_what_reads_is_asked_again() -> None:
+    """A change whose reply was lost may have happened: sending it again could do it twice."""
+    table = sa.table("things", sa.column("name"))
+    changed = sa.update(table).values(name="x").returning(table.c.name).cte("changed")
+    reads = {
+        "plain": (sa.select(table.c.name), True),
+        "locking": (sa.select(table.c.name).with_for_update(skip_locked=True), False),
+        "changing": (sa.update(table).values(name="x").returning(table.c.name), False),
+        "changing inside": (sa.select(changed.c.name), False),
+        "locking by number": (sa.select(sa.func.pg_try_advisory_lock(1)), False),
+    }
+    found = {name: Statement(name, core).is_read for name, (core, _) in reads.items()}
+    assert found == {name: is_read for name, (_, is_read) in reads.items()}

@@ -18,6 +18,7 @@ from celery.utils.nodenames import anon_nodename
 from kombu.exceptions import ChannelError
 from kombu.pools import producers
 
+from iaflow import failpoints
 from iaflow.data.records import StepTask
 from iaflow.pipeline.executors.breaker import Breaker
 from iaflow.pipeline.executors.brokers import CONNECT_SECONDS, Broker, read_broker
@@ -69,7 +70,12 @@ class CeleryExecutor:
         waiting = list(tasks)
         if not waiting:
             return 0
-        return len(waiting) if self._publish(partial(self._send_all, waiting)) else 0
+        if failpoints.ACTIVE:
+            failpoints.reach("publish.before")
+        sent = len(waiting) if self._publish(partial(self._send_all, waiting)) else 0
+        if failpoints.ACTIVE:
+            failpoints.reach("publish.after")
+        return sent
 
     def submit_resume(self, pause_id: str, slug: str) -> bool:
         """Send a message for an accepted answer; return whether it was sent."""
