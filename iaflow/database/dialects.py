@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -192,6 +192,29 @@ class Database:
             if not statement.is_read:
                 raise
         return self._connection().fetch_alone(statement, params, durable=durable)
+
+    @contextmanager
+    def holding(self, number: int, *, seconds: float) -> Iterator[bool]:
+        """
+        Hold an advisory lock of Postgres meanwhile, and tell whether it was to be had.
+
+        Args:
+            seconds: after so long it is given up by the server, whatever its holder does.
+        """
+        raw = self._open_postgres()
+        try:
+            cursor = raw.cursor()
+            cursor.execute(
+                "BEGIN; SELECT set_config('idle_in_transaction_session_timeout', %s, true); "
+                "SELECT pg_try_advisory_xact_lock(%s)",
+                (str(int(seconds * 1000)), number),
+            )
+            yield bool(cursor.fetchone()[0])
+        finally:
+            with suppress(psycopg2.Error):
+                # Closing alone would tell the server, and not wait until it has heard.
+                raw.cursor().execute("ROLLBACK")
+                raw.close()
 
     def release_thread(self) -> None:
         """Close this thread's connection; the next use opens another."""

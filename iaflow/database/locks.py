@@ -19,13 +19,13 @@ __all__ = ["lock_number", "try_exclusively"]
 
 T = TypeVar("T")
 
-_TRY = Statement(
-    "iaflow_try_lock",
-    sa.select(sa.func.pg_try_advisory_lock(sa.bindparam("number", type_=sa.BigInteger))),
-)
-_UNLOCK = Statement(
-    "iaflow_unlock",
-    sa.select(sa.func.pg_advisory_unlock(sa.bindparam("number", type_=sa.BigInteger))),
+MOST_SECONDS = 30.0
+"""How long a duty is kept without a word from its process. What takes longer goes on, and another
+process may be at it too: each change in it is guarded in any case."""
+
+_IS_FREE = Statement(
+    "iaflow_is_free",
+    sa.select(sa.func.pg_try_advisory_xact_lock(sa.bindparam("number", type_=sa.BigInteger))),
 )
 
 
@@ -39,15 +39,16 @@ def try_exclusively(database: Database, duty: str, work: Callable[[], T]) -> T |
     """
     Do `work` unless another process is at the same duty; None then.
 
-    The lock belongs to this thread's connection, so it is freed when the process dies.
+    The lock belongs to a transaction on a connection of its own, which the server ends when the
+    process has died, and when it has said nothing for `MOST_SECONDS`: a process that is frozen
+    amid its duty, whose connections the kernel keeps alive, keeps nobody from it for ever.
     On SQLite there is no lock to take: each change in `work` is guarded in any case.
     """
     if database.dialect != POSTGRES:
         return work()
     number = lock_number(database, duty)
-    if not database.fetch(_TRY, number=number)[0][0]:
+    # Asked first on the connection that there is: mostly somebody else is at it.
+    if not database.fetch(_IS_FREE, number=number)[0][0]:
         return None
-    try:
-        return work()
-    finally:
-        database.fetch(_UNLOCK, number=number)
+    with database.holding(number, seconds=MOST_SECONDS) as is_held:
+        return work() if is_held else None

@@ -23,6 +23,7 @@ def check(
     rows: Rows,
     *,
     losses_allowed: bool = True,
+    in_order: bool = False,
 ) -> list[str]:
     """
     Return what is violated, in no particular order; an empty list: nothing.
@@ -30,6 +31,8 @@ def check(
     Args:
         losses_allowed: executions that were lost with their worker may come on top of those that
             are expected, as often as the rows admit. False: no process was harmed.
+        in_order: no process was held up between taking a step and beginning it: the execution
+            that began last is then the one that may write.
     """
     by_key: dict[str | None, list[RunRow]] = defaultdict(list)
     for run in rows.runs:
@@ -51,7 +54,7 @@ def check(
         found += _check_executions(one, run, entries[run.run_id], losses_allowed=losses_allowed)
     for run in rows.runs:
         found += _check_steps(run)
-        found += _check_completions(run, entries[run.run_id])
+        found += _check_completions(run, entries[run.run_id], in_order=in_order)
         found += _check_events(run)
     return found
 
@@ -109,15 +112,21 @@ def _check_executions(
             yield f"I9: step {step_id} of run {run.run_id} was taken from a live worker"
 
 
-def _check_completions(run: RunRow, entries: Sequence[Entry]) -> Iterator[str]:
+def _check_completions(run: RunRow, entries: Sequence[Entry], *, in_order: bool) -> Iterator[str]:
     """What was recorded was done: by one execution that is in the ledger, after its inputs."""
     ended = {entry.nonce: entry for entry in entries if entry.phase == "ended"}
+    latest: dict[str, Entry] = {}
+    for entry in sorted(entries, key=lambda one: one.at):
+        if entry.phase == "begun":
+            latest[entry.step_id] = entry
     for step in run.steps:
         nonce = step.output.get("nonce") if isinstance(step.output, Mapping) else None
         if step.status == "succeeded" and nonce is not None:
             entry = ended.get(nonce)
             if entry is None or entry.step_id != step.step_id:
                 yield f"I3: the output of step {step.step_id} of run {run.run_id} is nobody's"
+            elif in_order and latest[step.step_id].nonce != nonce:
+                yield f"I7: step {step.step_id} of run {run.run_id} was written by a lost worker"
     completed = Counter(step_id for event in run.events for step_id in event.completed)
     for step_id, times in completed.items():
         if times > 1:

@@ -101,8 +101,9 @@ class Storm:
 
     # -- parts
 
-    def worker(self, **env: str) -> WorkerProcess:
+    def worker(self, *, application: str = "workers.app", **env: str) -> WorkerProcess:
         worker = self._start_worker(
+            application=application,
             database_url=self.database_url,
             redis_url=self.broker_url,
             modules="chaos_steps",
@@ -164,8 +165,16 @@ class Storm:
             one.run_id for one in self.journal.asked.values()
         )
 
-    def finish(self, seconds: float = 120.0) -> list[str]:
-        """Wait for all runs to end, and return what was violated."""
+    def finish(
+        self, seconds: float = 120.0, *, in_time: bool = True, in_order: bool = False
+    ) -> list[str]:
+        """
+        Wait for all runs to end, and return what was violated.
+
+        Args:
+            in_time: they must; False: what they are by then is judged.
+            in_order: see `check`.
+        """
 
         def has_ended() -> bool:
             self.replace_dead()
@@ -174,6 +183,9 @@ class Storm:
 
         try:
             wait_until(has_ended, seconds, "all runs to end")
+        except AssertionError:
+            if in_time:
+                raise
         finally:
             self._over.set()
         for asked in list(self.journal.asked.values()):
@@ -182,7 +194,9 @@ class Storm:
                 outputs = {"value": amount["amount"] + 1}
                 self.journal.note(replace(asked, answer=amount, outputs=outputs))
         rows = gather(self.app)
-        violations = check(self.journal.asked.values(), read_ledger(self.ledger), rows)
+        violations = check(
+            self.journal.asked.values(), read_ledger(self.ledger), rows, in_order=in_order
+        )
         print(
             f"seed {self.seed}: {len(self._kinds)} runs, {len(read_ledger(self.ledger))} entries "
             f"of the ledger, {self.journal.unknown_replies} unknown replies; hit: {self.hits}"
