@@ -24,6 +24,7 @@ def check(
     *,
     losses_allowed: bool = True,
     in_order: bool = False,
+    crashes: int = 0,
 ) -> list[str]:
     """
     Return what is violated, in no particular order; an empty list: nothing.
@@ -33,6 +34,8 @@ def check(
             are expected, as often as the rows admit. False: no process was harmed.
         in_order: no process was held up between taking a step and beginning it: the execution
             that began last is then the one that may write.
+        crashes: how often the database was. A claim is not flushed: each crash may undo one of a
+            step, which is then executed once more without counting as lost.
     """
     by_key: dict[str | None, list[RunRow]] = defaultdict(list)
     for run in rows.runs:
@@ -51,7 +54,9 @@ def check(
             found.append(f"I2: {one.run_id} was acknowledged for {one.key}, {run.run_id} is there")
         found += _check_end(one, run)
         found += _check_answers(one, run)
-        found += _check_executions(one, run, entries[run.run_id], losses_allowed=losses_allowed)
+        found += _check_executions(
+            one, run, entries[run.run_id], losses_allowed=losses_allowed, crashes=crashes
+        )
     for run in rows.runs:
         found += _check_steps(run)
         found += _check_completions(run, entries[run.run_id], in_order=in_order)
@@ -94,14 +99,19 @@ def _check_steps(run: RunRow) -> Iterator[str]:
 
 
 def _check_executions(
-    asked: Asked, run: RunRow, entries: Sequence[Entry], *, losses_allowed: bool
+    asked: Asked,
+    run: RunRow,
+    entries: Sequence[Entry],
+    *,
+    losses_allowed: bool,
+    crashes: int,
 ) -> Iterator[str]:
     """Each step is executed as often as its policy says, and once more for each loss."""
     begun = Counter(entry.step_id for entry in entries if entry.phase == "begun")
     losses = {step.step_id: step.worker_losses for step in run.steps}
     for step_id in begun.keys() | asked.executions.keys():
         least = asked.executions.get(step_id, 0)
-        most = least + (losses.get(step_id, 0) if losses_allowed else 0)
+        most = least + crashes + (losses.get(step_id, 0) if losses_allowed else 0)
         # A worker may have died before its step said a word.
         if not least <= begun[step_id] <= most:
             yield (

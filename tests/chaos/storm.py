@@ -11,7 +11,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -88,16 +88,20 @@ class Storm:
         self._answers: dict[str, dict[str, Any]] = {}
         self._over = threading.Event()
         for kind in KINDS.values():
-            definition = compile_definition(dict(kind.definition)).definition
-            self.app.pipelines.publish(
-                content_hash=definition.content_hash,
-                slug=definition.slug,
-                version=definition.version,
-                name=definition.name,
-                description="",
-                document=definition.text,
-                now=self.app.engine.clock.now(),
-            )
+            self.publish(kind.definition)
+
+    def publish(self, document: Mapping[str, Any]) -> None:
+        """Make a definition the one that its slug runs."""
+        definition = compile_definition(dict(document)).definition
+        self.app.pipelines.publish(
+            content_hash=definition.content_hash,
+            slug=definition.slug,
+            version=definition.version,
+            name=definition.name,
+            description="",
+            document=definition.text,
+            now=self.app.engine.clock.now(),
+        )
 
     # -- parts
 
@@ -166,14 +170,19 @@ class Storm:
         )
 
     def finish(
-        self, seconds: float = 120.0, *, in_time: bool = True, in_order: bool = False
+        self,
+        seconds: float = 120.0,
+        *,
+        in_time: bool = True,
+        in_order: bool = False,
+        crashes: int = 0,
     ) -> list[str]:
         """
         Wait for all runs to end, and return what was violated.
 
         Args:
             in_time: they must; False: what they are by then is judged.
-            in_order: see `check`.
+            in_order, crashes: see `check`.
         """
 
         def has_ended() -> bool:
@@ -195,7 +204,11 @@ class Storm:
                 self.journal.note(replace(asked, answer=amount, outputs=outputs))
         rows = gather(self.app)
         violations = check(
-            self.journal.asked.values(), read_ledger(self.ledger), rows, in_order=in_order
+            self.journal.asked.values(),
+            read_ledger(self.ledger),
+            rows,
+            in_order=in_order,
+            crashes=crashes,
         )
         print(
             f"seed {self.seed}: {len(self._kinds)} runs, {len(read_ledger(self.ledger))} entries "
@@ -252,8 +265,7 @@ class Storm:
     def kill_someone(self, *, heads: bool) -> None:
         """SIGKILL the head of a worker, with or without its children, or one child."""
         self.replace_dead()
-        worker = self.rng.choice(self.workers)
-        live = self.live_steps()
+        worker, live = self._find_someone()
         pids = worker.pids
         if heads or len(pids) < 2:
             self.hits.add("kills of a worker")
@@ -267,6 +279,15 @@ class Storm:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             return
+
+    def _find_someone(self) -> tuple[WorkerProcess, dict[int, int]]:
+        """Return a worker, best one that is at a step just now, and who is at how many."""
+        deadline = time.monotonic() + 2
+        while True:
+            live = self.live_steps()
+            busy = [one for one in self.workers if any(live.get(pid) for pid in one.pids)]
+            if busy or time.monotonic() > deadline:
+                return self.rng.choice(busy or self.workers), live
 
     def _count_live(self, live: dict[int, int], pids: Collection[int]) -> None:
         if any(live.get(pid) for pid in pids):
