@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import rich_click as click
 
-from iaflow import errors
+from iaflow import errors, failpoints
 from iaflow.cli import root
 from iaflow.cli.exits import ExitCode
 from iaflow.data.status import RUN_CHANGES, STEP_CHANGES
@@ -150,7 +150,8 @@ def test_every_command_that_is_named_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_setting_that_is_named_exists(page: Path) -> None:
-    known = {*settings_of_the_product(), "IAFLOW_TEST_POSTGRES_URL", "IAFLOW_TEST_REDIS_URL"}
+    of_tests = {"IAFLOW_TEST_POSTGRES_URL", "IAFLOW_TEST_REDIS_URL", failpoints.VARIABLE}
+    known = {*settings_of_the_product(), *of_tests}
     assert set(re.findall(r"IAFLOW_[A-Z_]*[A-Z]", page.read_text())) <= known
 
 
