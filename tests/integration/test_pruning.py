@@ -25,7 +25,6 @@ from iaflow.data.status import END_OF_RUN, FireStatus, Misfire, NoticeKind, RunS
 from iaflow.database.run_store import prunes
 from iaflow.database.statements import POSTGRES, Statement
 from iaflow.errors import Conflict, NotFound
-from iaflow.pipeline.engine import Started
 from iaflow.pipeline.maintenance import Pruned, prune
 from tests.integration.houses import (
     House,
@@ -218,6 +217,10 @@ def test_families_that_stay_hold_up_nobody(house: House) -> None:
     house.pass_time(31 * DAY)
     assert prune_all(house).runs == 1
     assert there(house, *kept, old) == [True] * 60 + [False]
+    client = Client(engine=house.engine)
+    for run_id in kept:
+        client.cancel(house.children(run_id)[0])
+    assert prune_all(house) == Pruned(), "their children have ended just now"
 
 
 def test_a_run_that_was_reopened_is_young_again(house: House) -> None:
@@ -226,7 +229,7 @@ def test_a_run_that_was_reopened_is_young_again(house: House) -> None:
     house.pass_time(31 * DAY)
     Client(engine=house.engine).retry(run_id)
     assert prune_all(house) == Pruned()
-    assert house.drive(run_id).status is RunStatus.SUCCEEDED
+    assert house.drive(run_id).status in END_OF_RUN
     assert prune_all(house) == Pruned()
 
 
@@ -238,7 +241,8 @@ def test_a_key_stands_for_its_run_for_a_day(house: House) -> None:
     house.pass_time(DAY - 60)
     assert prune_all(house, timedelta(hours=1)).runs == 1
     assert there(house, first.run_id, without) == [True, False]
-    assert house.begin(CHAIN, key="order-7") == Started(first.run_id, is_new=False)
+    again = house.begin(CHAIN, key="order-7")
+    assert (again.run_id, again.is_new) == (first.run_id, False)
 
     house.pass_time(120)
     assert prune_all(house, timedelta(hours=1)).runs == 1
@@ -301,7 +305,8 @@ def test_delivered_notices_of_a_living_run_go(house: House) -> None:
     house.pass_time(31 * DAY)
     tell(house, run_id, "young", kind=NoticeKind.QUESTION_REMINDER, is_delivered=True)
     assert prune_all(house) == Pruned(notices=1)
-    assert len(house.engine.notices.of_run(run_id)) == 4
+    kept = [one for one in house.engine.notices.of_run(run_id) if one.body == {}]
+    assert len(kept) == 4
 
 
 def test_a_dry_run_counts_and_removes_nothing(house: House) -> None:
