@@ -77,7 +77,7 @@ def assert_indexes_are_used(walker: Walker) -> None:
     """Assert that no statement that the engine has prepared reads a whole table of a past."""
     ask(walker, "SELECT set_config('plan_cache_mode', 'force_generic_plan', false)")
     prepared = ask(walker, "SELECT name, cardinality(parameter_types) FROM pg_prepared_statements")
-    assert {"iaflow_claim", "iaflow_lock"} <= {name for name, _ in prepared}
+    assert {"iaflow_mark_running", "iaflow_lock_run"} <= {name for name, _ in prepared}
     for name, count in prepared:
         slots = f"({', '.join(['NULL'] * count)})" if count else ""
         plan = [row[0] for row in ask(walker, f"EXPLAIN EXECUTE {name}{slots}")]
