@@ -160,11 +160,11 @@ class PruneStore:
             left = most_rows - len(tx.fetch(self._sql.hide, ids=_dump(tops)))
             runs = 0
             while left > 0:
-                lowest = self._find_lowest(tx, tops, before)
+                lowest = self._find_lowest(tx, tops, before, min(RUNS_AT_ONCE, most_rows))
                 if not lowest:
                     return Removal(runs, most_rows - left, is_done=True)
                 left -= self._empty(tx, lowest, left)
-                if left <= 0:
+                if left < len(lowest):
                     break
                 gone = len(tx.fetch(self._sql.delete_runs, ids=_dump(lowest)))
                 runs, left = runs + gone, left - gone
@@ -203,10 +203,12 @@ class PruneStore:
         rows = tx.fetch(self._sql.lock, ids=_dump(run_ids), before=before)
         return sorted(str(row[0]) for row in rows)
 
-    def _find_lowest(self, tx: Connection, tops: list[str], before: datetime) -> list[str]:
+    def _find_lowest(
+        self, tx: Connection, tops: list[str], before: datetime, most: int
+    ) -> list[str]:
         """Lock and return runs of these families that no run is below; none if one lives."""
         level = tops
-        while below := tx.fetch(self._sql.below, ids=_dump(level), limit=RUNS_AT_ONCE):
+        while below := tx.fetch(self._sql.below, ids=_dump(level), limit=most):
             level = sorted(str(row[0]) for row in below)
         if level is not tops and self._lock(tx, level, before) != level:
             return []
