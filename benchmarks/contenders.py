@@ -39,6 +39,9 @@ __all__ = [
     "chain_document",
     "fan_document",
     "iaflow_settings",
+    "make_document",
+    "make_step",
+    "migrate",
 ]
 
 WAIT_SECONDS = 120
@@ -69,7 +72,9 @@ class Stage:
         self._databases += 1
         return self.redis.database_url(self._databases)
 
-    def start_worker(self, contender: str, *, broker: str, database_url: str = "") -> WorkerProcess:
+    def start_worker(
+        self, contender: str, *, broker: str, database_url: str = "", concurrency: int = 2
+    ) -> WorkerProcess:
         """Start one worker of a contender and wait until it is ready."""
         return WorkerProcess(
             database_url=database_url,
@@ -77,7 +82,7 @@ class Stage:
             log_directory=self.room.make_directory("logs"),
             guardian=self.room.guardian,
             modules=STEPS_MODULE,
-            concurrency=2,
+            concurrency=concurrency,
             application="benchmarks.app",
             args=self.worker_args,
             env={

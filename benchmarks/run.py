@@ -1,4 +1,4 @@
-"""``python -m benchmarks [--json] [--rounds N] [--events] [W1 W2 W3 W4]``.
+"""``python -m benchmarks [--json] [--rounds N] [--events] [W1 W2 W3 W4 scaling history]``.
 
 Decides what is printed; never what is measured. Called from a shell and by the smoke test.
 """
@@ -13,20 +13,27 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
-from benchmarks.workloads import Comparison, Sizes, measure_embedded, measure_on_workers
+from benchmarks.workloads import (
+    Comparison,
+    Sizes,
+    measure_embedded,
+    measure_history,
+    measure_on_workers,
+    measure_scaling,
+)
 from tests.servers import ServerRoom
 
 __all__ = ["main"]
 
 ON_WORKERS = ("W1", "W2", "W3")
-ALL = (*ON_WORKERS, "W4")
+ALL = (*ON_WORKERS, "W4", "scaling", "history")
 PACKAGES = ("celery", "kombu", "redis", "psycopg2-binary", "SQLAlchemy")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and return 0; 1 if a bar was missed and `--check` asked for them."""
     asked = read_arguments(argv)
-    sizes = Sizes(asked.chain, asked.short_chain, asked.runs, asked.width)
+    sizes = Sizes(asked.chain, asked.short_chain, asked.runs, asked.width, asked.history)
     room = ServerRoom()
     try:
         compared, counted = measure(room, asked, sizes)
@@ -63,6 +70,10 @@ def measure(
     if "W4" in asked.workloads:
         folder = room.make_directory("embedded")
         compared += measure_embedded(folder, sizes=sizes, rounds=asked.rounds)
+    if "scaling" in asked.workloads:
+        compared += measure_scaling(room, sizes=sizes, rounds=asked.rounds)
+    if "history" in asked.workloads:
+        compared += measure_history(room, sizes=sizes, rounds=asked.rounds)
     return compared, counted
 
 
@@ -75,7 +86,13 @@ def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--events", action="store_true", help="measure with task events on too")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
     parser.add_argument("--pool", default="prefork", choices=("prefork", "threads"))
-    for name, size in (("chain", 100), ("short-chain", 10), ("runs", 200), ("width", 500)):
+    for name, size in (
+        ("chain", 100),
+        ("short-chain", 10),
+        ("runs", 200),
+        ("width", 500),
+        ("history", 1_000_000),
+    ):
         parser.add_argument(f"--{name}", type=int, default=size, help=f"size (default {size})")
     asked = parser.parse_args(argv)
     asked.workloads = asked.workloads or ["W1", "W2"]

@@ -6,6 +6,7 @@ Decides nothing but that body. Loaded by iaflow as a step module; the references
 
 from __future__ import annotations
 
+import asyncio
 import os
 from functools import cache
 from typing import Any
@@ -14,7 +15,7 @@ import redis
 
 from iaflow.pipeline.step import Step
 
-__all__ = ["NOTES_VARIABLE", "Gather", "Hello", "LastHello", "tell", "work_on"]
+__all__ = ["NOTES_VARIABLE", "Gather", "Hello", "LastHello", "Waits", "tell", "work_on"]
 
 NOTES_VARIABLE = "BENCHMARK_NOTES_URL"
 """Names the Redis database whose lists the waiting client reads."""
@@ -40,6 +41,15 @@ class Hello(Step):
 
     async def work(self, data: dict[str, Any]) -> dict[str, Any]:
         """Return the next number."""
+        return work_on(data)
+
+
+class Waits(Step):
+    """A step that waits for something elsewhere, as most steps do."""
+
+    async def work(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Return the next number, 50 ms later."""
+        await asyncio.sleep(0.05)
         return work_on(data)
 
 

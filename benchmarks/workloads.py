@@ -20,9 +20,19 @@ from pathlib import Path
 from benchmarks.contenders import Canvas, Contender, Floor, Iaflow, Stage
 from benchmarks.embedded import BareLoop, Embedded, count_statements
 from benchmarks.meter import Meter
+from benchmarks.scaling import Crew
+from benchmarks.walking import Walker
 from tests.servers import ServerRoom
 
-__all__ = ["Comparison", "Sizes", "Workload", "measure_embedded", "measure_on_workers"]
+__all__ = [
+    "Comparison",
+    "Sizes",
+    "Workload",
+    "measure_embedded",
+    "measure_history",
+    "measure_on_workers",
+    "measure_scaling",
+]
 
 MOST_FOREIGN = 0.10
 MOST_TURNS = 2
@@ -36,6 +46,7 @@ class Sizes:
     short_chain: int = 10
     runs: int = 200
     width: int = 500
+    history: int = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +132,34 @@ W4_FULL = Workload(
     bars={"bare-sqlite": (2.5, 1.5)},
 )
 W4_MEMORY = Workload("W4-memory", "100-step chain in one process, in memory", "ms/step")
+SCALING_CHILDREN = Workload(
+    "scaling-children",
+    "steps that wait 50 ms: one worker with 8 processes beside one with 1",
+    "steps/s",
+    more_is_better=True,
+    bars={"one-process": (7.0, None)},
+)
+SCALING_MAINS = Workload(
+    "scaling-mains",
+    "steps that wait 50 ms: 8 workers with 1 process each beside one",
+    "steps/s",
+    more_is_better=True,
+    bars={"one-process": (7.0, None)},
+)
+HISTORY_RUNS = Workload(
+    "history-runs",
+    "a step of a chain, in a database whose runs that ended have 10^6 rows",
+    "ms/step",
+    bars={"no-history": (1.1, None)},
+)
+HISTORY_RUN = Workload(
+    "history-run",
+    "a step of a chain, in a run that has 10^6 rows itself",
+    "ms/step",
+    bars={"no-history": (1.1, None)},
+)
+MOST_SCALED_RUNS = 48
+WALKED = 100
 
 
 @dataclass(slots=True)
@@ -181,6 +220,55 @@ def measure_embedded(folder: Path, *, sizes: Sizes, rounds: int) -> list[Compari
             turns = {
                 name: _timed(workload, sizes.chain, partial(one.run_chain, sizes.chain))
                 for name, one in chains.items()
+            }
+            compared += compare(workload, turns, rounds)
+    return compared
+
+
+def measure_scaling(room: ServerRoom, *, sizes: Sizes, rounds: int) -> list[Comparison]:
+    """Measure eight worker processes beside one, as children of one worker and as workers."""
+    compared: list[Comparison] = []
+    length, count = sizes.short_chain, min(sizes.runs, MOST_SCALED_RUNS)
+    stage = Stage(room, events=False, worker_args=())
+    for workload, mains, children in ((SCALING_CHILDREN, 1, 8), (SCALING_MAINS, 8, 1)):
+        with ExitStack() as stack:
+            crews = {
+                "iaflow": stack.enter_context(closing(Crew(stage, mains=mains, children=children))),
+                "one-process": stack.enter_context(closing(Crew(stage, mains=1, children=1))),
+            }
+            for crew in crews.values():
+                crew.run_chains(2, 16)
+            turns = {
+                name: _timed(workload, length * count, partial(crew.run_chains, length, count))
+                for name, crew in crews.items()
+            }
+            compared += compare(workload, turns, rounds)
+    return compared
+
+
+def measure_history(room: ServerRoom, *, sizes: Sizes, rounds: int) -> list[Comparison]:
+    """Measure a step beside a long past, of other runs and of its own, and without any."""
+    compared: list[Comparison] = []
+    postgres = room.open_postgres(durable=True)
+    walked = min(WALKED, sizes.chain)
+    length = walked * (MOST_TURNS * rounds + 2)
+    for workload in (HISTORY_RUNS, HISTORY_RUN):
+        with ExitStack() as stack:
+            walkers = {
+                name: stack.enter_context(
+                    closing(Walker(postgres.create_database(prefix="benchmark"), length))
+                )
+                for name in ("iaflow", "no-history")
+            }
+            if workload is HISTORY_RUNS:
+                walkers["iaflow"].add_past_runs(sizes.history)
+            else:
+                walkers["iaflow"].add_own_past(sizes.history)
+            for walker in walkers.values():
+                walker.walk(walked)
+            turns = {
+                name: _timed(workload, walked, partial(walker.walk, walked))
+                for name, walker in walkers.items()
             }
             compared += compare(workload, turns, rounds)
     return compared

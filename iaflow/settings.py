@@ -92,7 +92,8 @@ class Settings(BaseSettings):
     retention_days: float | None = Field(
         default=None,
         gt=0,
-        description="runs that ended so long ago are removed by the sweep; none: kept for ever",
+        le=36_500,
+        description="runs that ended so many days ago are removed by workers; none: kept for ever",
     )
     notify_url: str | None = Field(
         default=None,

@@ -6,8 +6,10 @@ reads more than the files that were named. Called by the commands.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -18,12 +20,14 @@ from iaflow.pipeline.strict_json import MAX_BYTES_CEILING, JsonRefused, read_jso
 
 __all__ = [
     "FALSE_WORDS",
+    "INTERVAL_UNITS",
     "TRUE_WORDS",
     "db_option",
     "input_option",
     "json_option",
     "read_answer",
     "read_inputs",
+    "read_interval",
     "read_object",
     "read_value",
     "split_pair",
@@ -33,6 +37,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 TRUE_WORDS: Final = frozenset({"true", "yes", "y", "on"})
 FALSE_WORDS: Final = frozenset({"false", "no", "n", "off"})
+
+INTERVAL_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_INTERVAL: Final = re.compile(r"(?:\d+[smhd])+")
 
 
 def json_option(function: F) -> F:
@@ -62,6 +69,22 @@ def input_option(function: F) -> F:
         help="A parameter; VALUE is JSON if it parses, else text. Or a whole object: "
         "@file.json, or - for stdin. May be repeated; later ones win.",
     )(function)
+
+
+def read_interval(text: str, option: str) -> timedelta:
+    """
+    Return how long `90s`, `15m`, `6h` or `1d12h` is.
+
+    Raises:
+        click.UsageError: it is written otherwise, or longer than time is counted.
+    """
+    if not _INTERVAL.fullmatch(text):
+        raise click.UsageError(f"{option}: {text!r} is no interval such as 90s, 15m, 6h or 1d12h")
+    parts = re.findall(r"(\d+)([smhd])", text)
+    seconds = sum(int(count) * INTERVAL_UNITS[unit] for count, unit in parts)
+    if seconds > timedelta.max.total_seconds() // 2:
+        raise click.UsageError(f"{option}: {text!r} is too long")
+    return timedelta(seconds=seconds)
 
 
 def read_inputs(given: Iterable[str]) -> dict[str, Any]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
 from iaflow.cli.exits import ExitCode
-from iaflow.cli.inputs import db_option, json_option
+from iaflow.cli.inputs import db_option, json_option, read_interval
 from iaflow.cli.opening import open_app, put_folder_on_path, read_settings
 from iaflow.cli.terminal import (
     errors,
@@ -26,6 +28,10 @@ from iaflow.cli.terminal import (
     write_json,
 )
 from iaflow.errors import SettingsRefused
+
+if TYPE_CHECKING:
+    from iaflow.pipeline.maintenance import Pruned
+    from iaflow.settings import Settings
 
 __all__ = ["db", "doctor", "find_worker_app", "metrics", "worker"]
 
@@ -79,6 +85,41 @@ def check(db: str | None, as_json: bool) -> int:
         verdict = status_text("ok" if state.is_usable else "fail")
         results().print(line(verdict, f"  {state.message}"), soft_wrap=True)
     return ExitCode.DONE if state.is_usable else ExitCode.USAGE
+
+
+@db.command()
+@click.option(
+    "--older-than",
+    metavar="INTERVAL",
+    help="What ended so long ago goes: 30d, 12h (else IAFLOW_RETENTION_DAYS).",
+)
+@click.option("--dry-run", "is_dry", is_flag=True, help="Only count; remove nothing.")
+@db_option
+@json_option
+def prune(older_than: str | None, is_dry: bool, db: str | None, as_json: bool) -> int:
+    """
+    Remove runs that ended long ago, with all that was kept of them.
+
+    A run goes with the runs below it, once all of them are old enough. It may be stopped at any
+    time, and may be done while workers work.
+    """
+    from iaflow.pipeline.maintenance import Pruned, prune
+
+    with open_app(db) as app:
+        interval = _read_retention(older_than, app.settings)
+        sofar = Pruned()
+        with errors().status("looking for what is old …") as status:
+            for sofar in prune(app.engine, older_than=interval, is_dry=is_dry):
+                status.update(f"{_tell_pruned(sofar, is_dry=is_dry)} …")
+    if as_json:
+        counts = {"runs": sofar.runs, "rows": sofar.rows}
+        if not is_dry:
+            counts |= {"fires": sofar.fires, "notices": sofar.notices}
+        write_json({"dry_run": is_dry, "older_than_seconds": interval.total_seconds(), **counts})
+    else:
+        told = _tell_pruned(sofar, is_dry=is_dry)
+        errors().print(line(status_text("ok"), f"  {told}"), soft_wrap=True)
+    return ExitCode.DONE
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -171,3 +212,20 @@ def doctor(do_import: bool, db: str | None, as_json: bool) -> int:
         if finding.advice:
             console.print(line(" " * 18, hint(finding.advice)), soft_wrap=True)
     return ExitCode.RUN_FAILED if failed else ExitCode.DONE
+
+
+def _read_retention(older_than: str | None, settings: Settings) -> timedelta:
+    if older_than is not None:
+        return read_interval(older_than, "--older-than")
+    if settings.retention_days is None:
+        raise click.UsageError("say how old: --older-than 30d, or set IAFLOW_RETENTION_DAYS")
+    return timedelta(days=settings.retention_days)
+
+
+def _tell_pruned(pruned: Pruned, *, is_dry: bool) -> str:
+    runs = f"{pruned.runs} run{'' if pruned.runs == 1 else 's'}"
+    if is_dry:
+        return f"would remove {runs}, about {pruned.rows} rows"
+    others = {"fires of schedules": pruned.fires, "notices of other runs": pruned.notices}
+    also = "".join(f", {count} {what}" for what, count in others.items() if count)
+    return f"removed {runs}, {pruned.rows} rows{also}"

@@ -6,15 +6,21 @@ through `main`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import rich_click as click
 
 from iaflow.cli.exits import ExitCode
-from iaflow.cli.inputs import db_option, input_option, json_option, read_inputs
+from iaflow.cli.inputs import (
+    INTERVAL_UNITS,
+    db_option,
+    input_option,
+    json_option,
+    read_inputs,
+    read_interval,
+)
 from iaflow.cli.opening import open_app, read_user
 from iaflow.cli.terminal import (
     errors,
@@ -34,8 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["schedules"]
 
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_INTERVAL: Final = re.compile(r"(?:\d+[smhd])+")
 _LOOKS: Final = {
     FireStatus.STARTED: "✓ started",
     FireStatus.MISSED: "» missed",
@@ -115,7 +119,7 @@ def set_(
             slug,
             read_inputs(inputs),
             cron=cron,
-            every=None if every is None else _read_interval(every),
+            every=None if every is None else read_interval(every, "--every"),
             zone=zone,
             misfire=misfire,
             starts_at=_read_instant(starts_at, "--starts-at"),
@@ -282,7 +286,7 @@ def _describe_times(one: ScheduleRecord) -> str:
     if one.cron is not None:
         return f"{one.cron}  {one.zone}"
     seconds, words = one.interval_seconds or 0, ""
-    for unit, size in reversed(_UNITS.items()):
+    for unit, size in reversed(INTERVAL_UNITS.items()):
         count, seconds = divmod(seconds, size)
         words += f"{count}{unit}" if count else ""
     return f"every {words}"
@@ -294,16 +298,6 @@ def _describe_next(one: ScheduleRecord, now: datetime) -> str:
     if one.next_at is None:
         return "never again"
     return f"{format_instant(one.next_at)} ({format_age(one.next_at, now)})"
-
-
-def _read_interval(text: str) -> timedelta:
-    if not _INTERVAL.fullmatch(text):
-        raise click.UsageError(f"--every: {text!r} is no interval such as 90s, 15m, 6h or 1d12h")
-    parts = re.findall(r"(\d+)([smhd])", text)
-    seconds = sum(int(count) * _UNITS[unit] for count, unit in parts)
-    if seconds > timedelta.max.total_seconds() // 2:
-        raise click.UsageError(f"--every: {text!r} is too long")
-    return timedelta(seconds=seconds)
 
 
 def _read_instant(text: str | None, option: str) -> datetime | None:

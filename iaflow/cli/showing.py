@@ -69,13 +69,16 @@ def show(run_id: str, items: bool, db: str | None, as_json: bool) -> int:
     with --items. RUN is an id or the beginning of one.
     """
     with open_app(db) as app:
-        run_id = app.client.find(run_id)
-        run = app.client.run(run_id)
-        steps = _read_steps(app, run, items=items, payloads=as_json)
-        if as_json:
-            write_json(_describe_all(app, run, steps))
+        # All that is shown is of one moment, also while the run goes on or is removed.
+        with app.database.transaction(write=False):
+            run_id = app.client.find(run_id)
+            run = app.client.run(run_id)
+            steps = _read_steps(app, run, items=items, payloads=as_json)
+            more = _describe_all(app, run, steps) if as_json else _read_around(app, run)
+        if isinstance(more, _Around):
+            _show_all(app, run, steps, more, db)
         else:
-            _show_all(app, run, steps, db)
+            write_json(more)
     return ExitCode.DONE
 
 
@@ -219,7 +222,11 @@ def _unreached(run_id: str, step_id: str) -> StepRecord:
 
 
 def _show_all(
-    app: Application, run: RunRecord, steps: Sequence[StepRecord], db: str | None
+    app: Application,
+    run: RunRecord,
+    steps: Sequence[StepRecord],
+    around: _Around,
+    db: str | None,
 ) -> None:
     console = results()
     definition = app.client.graph_of(run.run_id).definition
@@ -240,7 +247,6 @@ def _show_all(
             continue
         console.print(line((f"  {name:<9}", "dim"), value), soft_wrap=True)
     console.print()
-    around = _read_around(app, run)
     rows = [_step_row(step, now, around) for step in steps]
     for row in table(["step", "status", "took", "attempts", ""], rows):
         console.print(line("  ", row), soft_wrap=True)

@@ -144,7 +144,7 @@ class PostgresConnection:
         self._tally = tally
 
     def begin(self, *, durable: bool, write: bool) -> None:
-        self._queued = [b"BEGIN"]
+        self._queued = [b"BEGIN" if write else b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"]
         self.is_open = True
         if not durable:
             self._queued.append(b"SET LOCAL synchronous_commit TO off")
@@ -177,7 +177,8 @@ class PostgresConnection:
         return rows
 
     def commit(self) -> None:
-        if not self._begun and self._queued == [b"BEGIN"]:
+        if not self._begun and len(self._queued) == 1:
+            # Nothing but its beginning, which needs not be sent.
             self._queued, self.is_open = [], False
             return
         self._queued.append(b"COMMIT")

@@ -133,7 +133,7 @@ class Database:
 
         Args:
             durable: False lets the commit be flushed later: only for what is harmless to lose.
-            write: False for reads alone, so that SQLite takes no write lock.
+            write: False for reads alone, which then all see one moment, and lock nothing.
 
         Raises:
             NotReachable: the server cannot be connected to.

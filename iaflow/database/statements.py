@@ -24,6 +24,7 @@ __all__ = [
     "WANTED",
     "Statement",
     "among",
+    "among_ids",
     "dump_json",
     "is_now",
     "json_row",
@@ -47,8 +48,9 @@ class _JsonStrings(ColumnElement[str]):
     inherit_cache = False
     type = sa.Text()
 
-    def __init__(self, parameter: str) -> None:
+    def __init__(self, parameter: str, *, are_ids: bool = False) -> None:
         self.parameter: sa.BindParameter[str] = sa.bindparam(parameter, type_=postgresql.JSON())
+        self.as_ids = "::uuid" if are_ids else ""
 
 
 @compiles(_JsonStrings, SQLITE)
@@ -60,12 +62,19 @@ def _json_strings_sqlite(element: _JsonStrings, compiler: SQLCompiler, **kw: Any
 @compiles(_JsonStrings, POSTGRES)
 def _json_strings_postgres(element: _JsonStrings, compiler: SQLCompiler, **kw: Any) -> str:
     bind = compiler.process(element.parameter, **kw)
-    return f"(SELECT json_array_elements_text({bind}))"
+    return f"(SELECT json_array_elements_text({bind}){element.as_ids})"
 
 
 def among(column: ColumnElement[Any], parameter: str) -> ColumnElement[bool]:
     """Return ``column IN`` the strings of a JSON array, which travels as one parameter."""
     listed: ColumnElement[bool] = column.op("IN", is_comparison=True)(_JsonStrings(parameter))
+    return listed
+
+
+def among_ids(column: ColumnElement[Any], parameter: str) -> ColumnElement[bool]:
+    """Return what `among` does, for a column of ids."""
+    strings = _JsonStrings(parameter, are_ids=True)
+    listed: ColumnElement[bool] = column.op("IN", is_comparison=True)(strings)
     return listed
 
 

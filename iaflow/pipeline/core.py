@@ -27,6 +27,7 @@ from iaflow.database.run_store import (
     HoldStore,
     NoticeStore,
     PauseStore,
+    PruneStore,
     ReadStore,
     WaitStore,
 )
@@ -81,6 +82,7 @@ class Core(ABC):
         self.waits = WaitStore(database)
         self.notices = NoticeStore(database)
         self.schedules = ScheduleStore(database)
+        self.prunes = PruneStore(database)
         self.told = frozenset(told)
         self._settler = Settler(database, self.told)
         self._settles = self._settler.store

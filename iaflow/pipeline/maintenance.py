@@ -2,26 +2,28 @@
 
 Decides which rows are overdue and which verb of the engine each needs; never plans, never
 publishes, never judges: it returns the tasks to be published, and the verbs to be concluded.
-Called on a timer by every worker and by the embedded executor.
+And what is old enough to be removed. Called on a timer by every worker and by the embedded
+executor; pruning by `iaflow db prune` too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 
 from iaflow.data.records import StepTask
 from iaflow.data.status import NoticeKind
 from iaflow.database.run_store.claims import LostClaim
+from iaflow.database.run_store.prunes import FIRST, ROWS_AT_ONCE, EndedFamily
 from iaflow.pipeline.engine import Engine
 from iaflow.pipeline.judging import Verb
 from iaflow.pipeline.plans import Judged
 from iaflow.pipeline.settler import Settled
 from iaflow.telemetry import get_logger
 
-__all__ = ["Duty", "Swept", "stage", "sweep", "sweep_run"]
+__all__ = ["Duty", "Pruned", "Swept", "prune", "stage", "sweep", "sweep_run"]
 
 _log = get_logger(__name__)
 
@@ -29,6 +31,27 @@ BATCH = 1000
 
 MOST_REPUBLISH_SECONDS = 60.0
 """What the pause between two messages for one step grows to, unless the first is longer."""
+
+
+KEYS_KEPT = timedelta(hours=24)
+"""How long an idempotency key stands for its run after that has ended, at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """
+    What has been removed so far, or would be.
+
+    Attributes:
+        rows: of the runs, in all tables; about how many, where nothing is removed.
+        fires: what became of instants of schedules.
+        notices: delivered ones of runs that stay.
+    """
+
+    runs: int = 0
+    rows: int = 0
+    fires: int = 0
+    notices: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +182,64 @@ def sweep_run(engine: Engine, run_id: str) -> Swept:
     if header.began_at is None:
         duties.append(Duty("turn", run_id, partial(engine.take_turn, run_id)))
     return Swept((*staged.tasks, *turns), tuple(duties), staged.counts)
+
+
+def prune(engine: Engine, *, older_than: timedelta, is_dry: bool = False) -> Iterator[Pruned]:
+    """
+    Remove what ended long ago, oldest first, in short transactions; yield after each.
+
+    A run goes with the runs below it, once all of them are old enough; as long as one of them
+    lives, all stay. Definitions stay. Whoever iterates may stop, and go on, at any time: nobody
+    reads half a run. Safe from any number of processes, beside running runs.
+
+    Args:
+        older_than: how long ago a run must have ended. Idempotency keys stand for their runs
+            for a day in any case.
+        is_dry: only count; fires and notices are not.
+    """
+    now = engine.clock.now()
+    # No calendar goes further back than that.
+    older_than = min(older_than, now - FIRST.finished_at)
+    before, keys_before = now - older_than, now - max(older_than, KEYS_KEPT)
+    sofar, place = Pruned(), FIRST
+    while page := engine.prunes.find_ended(before=before, after=place):
+        place = page[-1].place
+        old = [family for family in page if family.may_go(before, keys_before)]
+        if is_dry:
+            runs, rows = sum(one.runs for one in old), sum(one.rows for one in old)
+            sofar = replace(sofar, runs=sofar.runs + runs, rows=sofar.rows + rows)
+        for tops in () if is_dry else _batches(old):
+            is_done = False
+            while not is_done:
+                removal = engine.prunes.remove(tops, before=before)
+                is_done = removal.is_done
+                sofar = replace(
+                    sofar, runs=sofar.runs + removal.runs, rows=sofar.rows + removal.rows
+                )
+                yield sofar
+        yield sofar
+    if is_dry:
+        return
+    while fires := engine.prunes.remove_fires(before=before):
+        sofar = replace(sofar, fires=sofar.fires + fires)
+        yield sofar
+    while notices := engine.prunes.remove_notices(before=before):
+        sofar = replace(sofar, notices=sofar.notices + notices)
+        yield sofar
+
+
+def _batches(families: list[EndedFamily]) -> Iterator[list[str]]:
+    """Return their topmost runs, as many together as one transaction removes."""
+    tops: list[str] = []
+    rows = 0
+    for family in families:
+        if tops and rows + family.rows > ROWS_AT_ONCE:
+            yield tops
+            tops, rows = [], 0
+        tops.append(family.run_id)
+        rows += family.rows
+    if tops:
+        yield tops
 
 
 def _duties_of(engine: Engine, run_id: str, now: datetime) -> Iterator[Duty]:

@@ -54,7 +54,7 @@ class SecondChanceVerbs(Core):
             )
 
         def reopen(tx: Connection) -> Settled:
-            locked = self._settler.lock(tx, graph, run_id, graph.start)
+            locked = self._lock_whole(tx, graph, run_id)
             if locked.run.status is not RunStatus.FAILED:
                 raise Conflict(
                     f"only a failed run is retried, and the status of run {run_id} is "
@@ -104,7 +104,7 @@ class SecondChanceVerbs(Core):
         )
 
         def begin(tx: Connection) -> Settled:
-            source = self._settler.lock(tx, graph, run_id, graph.start)
+            source = self._lock_whole(tx, graph, run_id)
             if source.run.status not in END_OF_RUN:
                 raise Conflict(
                     f"run {run_id} has not ended, its status is {source.run.status}: cancel it, "
@@ -119,6 +119,13 @@ class SecondChanceVerbs(Core):
             return self._reopen(tx, graph, locked, also, judged, run_id, (step_id, text))
 
         return self.perform(new.run_id, begin)
+
+    def _lock_whole(self, tx: Connection, graph: Graph, run_id: str) -> LockedRun:
+        """Lock a run that is not being removed, whatever this process remembers of it."""
+        locked = self._settler.lock(tx, graph, run_id, graph.start)
+        if self.reads.header(run_id) is None:
+            raise NotFound(f"there is no run {run_id}: it is being removed, as it ended long ago")
+        return locked
 
     def _require_a_turn(self, tx: Connection, graph: Graph) -> None:
         """A run that goes on counts as any other, but has no place in the line of new ones."""

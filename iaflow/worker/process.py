@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -25,7 +26,7 @@ from iaflow.pipeline.engine import Engine, Started
 from iaflow.pipeline.executors.base import Executor
 from iaflow.pipeline.judging import Concluding, Judge, Verb
 from iaflow.pipeline.loader import StepLoader, StepNotLoadable
-from iaflow.pipeline.maintenance import Swept, stage, sweep
+from iaflow.pipeline.maintenance import Swept, prune, stage, sweep
 from iaflow.pipeline.notifying import Courier
 from iaflow.pipeline.plans import Judged
 from iaflow.pipeline.runner import build_services, open_database, open_engine
@@ -33,6 +34,7 @@ from iaflow.pipeline.services import ServiceRegistry
 from iaflow.pipeline.strict_json import JsonRefused, read_json
 from iaflow.settings import Settings
 from iaflow.telemetry import get_logger
+from iaflow.worker.pruner import Pruner
 from iaflow.worker.stopping import StopFlag
 from iaflow.worker.sweeper import Sweeper
 from iaflow.worker.warden import Warden
@@ -87,6 +89,7 @@ class WorkerProcess:
         self._delivering = threading.Lock()
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._warden = Warden(stop or StopFlag(), self._end)
+        self._pruner = _make_pruner(self.engine, settings.retention_days)
         self._sweeper = Sweeper(self.engine, self.stage, self.sweep, settings.sweep_seconds)
 
     def run_step(self, run_id: str, step_id: str, index: int, attempt: int) -> None:
@@ -170,6 +173,8 @@ class WorkerProcess:
     def close(self) -> None:
         """Stop the threads, close the services on their loop, close the database."""
         self._sweeper.close()
+        if self._pruner is not None:
+            self._pruner.close()
         self._warden.close()
         self._heartbeat.close()
         self._loop.run(self._services.close())
@@ -234,6 +239,8 @@ class WorkerProcess:
         metrics.count_republished(swept.counts["republished"])
         self._carry_out(swept)
         self._deliver_notices()
+        if self._pruner is not None:
+            self._pruner.take_turn()
         return swept
 
     def _deliver_notices(self) -> None:
@@ -291,6 +298,12 @@ _COUNTS: Mapping[str, Callable[[], None]] = {
     "lost": metrics.count_rescue,
     "answered": metrics.count_answer,
 }
+
+
+def _make_pruner(engine: Engine, days: float | None) -> Pruner | None:
+    if days is None:
+        return None
+    return Pruner(engine.database, lambda: prune(engine, older_than=timedelta(days=days)))
 
 
 def _count_nothing() -> None:

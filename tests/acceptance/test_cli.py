@@ -606,6 +606,31 @@ def test_a_new_postgres_wants_its_tables_first(shell: Shell, empty_postgres_url:
     assert shell.json("run", "hello.json", "-i", "name=Pg")["outputs"]["said"] == "Hello, Pg!"
 
 
+def test_old_runs_are_pruned(shell: Shell) -> None:
+    run_id = shell.json("run", "hello.json")["run_id"]
+    waiting = shell.json("run", "approval.json", code=4)["run_id"]
+    assert "IAFLOW_RETENTION_DAYS" in shell.run("db", "prune", code=2).stderr
+    assert "30 days" in shell.run("db", "prune", "--older-than", "30 days", code=2).stderr
+
+    told = shell.json("db", "prune", "--older-than", "30d")
+    assert told == {
+        "dry_run": False,
+        "older_than_seconds": 30 * 86_400,
+        "runs": 0,
+        "rows": 0,
+        "fires": 0,
+        "notices": 0,
+    }
+    told = shell.json("db", "prune", "--older-than", "0s", "--dry-run")
+    assert (told["dry_run"], told["runs"]) == (True, 1)
+    assert shell.json("show", run_id)["status"] == "succeeded"
+
+    shell.env["IAFLOW_RETENTION_DAYS"] = "0.00000001"
+    assert "removed 1 run, " in shell.run("db", "prune").stderr
+    assert run_id in shell.run("show", run_id, code=2).stderr
+    assert [run["run_id"] for run in shell.json("runs")] == [waiting]
+
+
 def test_doctor_says_what_is_in_place(shell: Shell) -> None:
     shell.run("run", "hello.json")
     shell.env["IAFLOW_STEP_MODULES"] = "cli_steps"

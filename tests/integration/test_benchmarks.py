@@ -53,6 +53,21 @@ def test_every_contender_runs_every_workload() -> None:
     assert per_step["commits"] >= 2, "a claim and a settle are a commit each"
 
 
+@pytest.mark.slow
+def test_scaling_and_history_are_measured() -> None:
+    done = run_benchmarks("--json", "--history", "4000", "scaling", "history")
+
+    assert done.returncode == 0, done.stderr
+    compared = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {(one["workload"], one["reference"], one["bar"]) for one in compared} == {
+        ("scaling-children", "one-process", 7.0),
+        ("scaling-mains", "one-process", 7.0),
+        ("history-runs", "no-history", 1.1),
+        ("history-run", "no-history", 1.1),
+    }
+    assert all(one["iaflow"] > 0 and one["peer"] > 0 for one in compared)
+
+
 def test_an_unknown_workload_is_refused() -> None:
     done = run_benchmarks("W99")
 

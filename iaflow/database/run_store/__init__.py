@@ -9,6 +9,7 @@ from iaflow.database.run_store.holds import HoldStore
 from iaflow.database.run_store.items import ItemStore
 from iaflow.database.run_store.notices import NoticeStore
 from iaflow.database.run_store.pauses import PauseStore
+from iaflow.database.run_store.prunes import PruneStore
 from iaflow.database.run_store.reads import ReadStore
 from iaflow.database.run_store.settles import SettleStore
 from iaflow.database.run_store.waits import WaitStore
@@ -19,6 +20,7 @@ __all__ = [
     "ItemStore",
     "NoticeStore",
     "PauseStore",
+    "PruneStore",
     "ReadStore",
     "SettleStore",
     "WaitStore",

@@ -379,7 +379,9 @@ class _Statements:
             .order_by(runs.c.run_id.desc())
             .limit(bind("limit")),
         )
-        of_run = t.steps.c.run_id == bind("run_id")
+        # Of a run that is being removed nothing is read, rather than what is left of it.
+        is_whole = sa.exists().where(payloads.c.run_id == bind("run_id"))
+        of_run = sa.and_(t.steps.c.run_id == bind("run_id"), is_whole)
         is_item = t.steps.c.item_index > NO_INDEX
         self.steps = {
             (items, payloads): Statement(
@@ -412,7 +414,7 @@ class _Statements:
                 decisions.c.decided_at,
                 decisions.c.superseded,
             )
-            .where(decisions.c.run_id == bind("run_id"))
+            .where(decisions.c.run_id == bind("run_id"), is_whole)
             .order_by(decisions.c.seq, decisions.c.transition)
         )
         self.decisions = Statement("iaflow_decisions", listed)
@@ -423,7 +425,7 @@ class _Statements:
         self.events = Statement(
             "iaflow_events",
             sa.select(events.c.run_id, events.c.seq, events.c.at, sa.cast(events.c.changes, text))
-            .where(events.c.run_id == bind("run_id"), events.c.seq > bind("after"))
+            .where(events.c.run_id == bind("run_id"), events.c.seq > bind("after"), is_whole)
             .order_by(events.c.seq)
             .limit(bind("limit")),
         )
