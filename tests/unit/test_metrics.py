@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import timeit
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.parser import text_string_to_metric_families
 
 from iaflow import metrics
@@ -19,6 +21,10 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     metrics.begin_counting(tmp_path)
     yield tmp_path
     metrics.end_counting()
+    # The library keeps the files of a process open to its end.
+    for one in gc.get_objects():
+        if isinstance(one, MmapedDict):
+            one.close()
 
 
 def read(text: str) -> dict[str, float]:
