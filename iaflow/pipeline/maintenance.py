@@ -33,8 +33,9 @@ MOST_REPUBLISH_SECONDS = 60.0
 """What the pause between two messages for one step grows to, unless the first is longer."""
 
 
-KEYS_KEPT = timedelta(hours=24)
-"""How long an idempotency key stands for its run after that has ended, at least."""
+BOUND = timedelta(hours=24)
+"""How long after its end a run stays at least that an idempotency key stands for, or of which
+people are still to be told: by then that was delivered or given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,18 +194,18 @@ def prune(engine: Engine, *, older_than: timedelta, is_dry: bool = False) -> Ite
     reads half a run. Safe from any number of processes, beside running runs.
 
     Args:
-        older_than: how long ago a run must have ended. Idempotency keys stand for their runs
-            for a day in any case.
+        older_than: how long ago a run must have ended. Idempotency keys stand for their runs,
+            and notices that are due keep theirs, for a day in any case.
         is_dry: only count; fires and notices are not.
     """
     now = engine.clock.now()
     # No calendar goes further back than that.
     older_than = min(older_than, now - FIRST.finished_at)
-    before, keys_before = now - older_than, now - max(older_than, KEYS_KEPT)
+    before, bound_before = now - older_than, now - max(older_than, BOUND)
     sofar, place = Pruned(), FIRST
     while page := engine.prunes.find_ended(before=before, after=place):
         place = page[-1].place
-        old = [family for family in page if family.may_go(before, keys_before)]
+        old = [family for family in page if family.may_go(before, bound_before)]
         if is_dry:
             runs, rows = sum(one.runs for one in old), sum(one.rows for one in old)
             sofar = replace(sofar, runs=sofar.runs + runs, rows=sofar.rows + rows)

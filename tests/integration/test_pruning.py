@@ -249,6 +249,16 @@ def test_a_key_stands_for_its_run_for_a_day(house: House) -> None:
     assert house.begin(CHAIN, key="order-7").is_new
 
 
+def test_what_is_to_be_told_is_told_first(house: House) -> None:
+    """However short the retention: all tries to deliver a notice are made within a day."""
+    run_id = house.run(CHAIN).run_id
+    tell(house, run_id, "end", kind=NoticeKind.RUN_SUCCEEDED, is_delivered=False)
+    house.pass_time(60)
+    assert prune_all(house, timedelta(seconds=1)) == Pruned()
+    house.pass_time(DAY)
+    assert prune_all(house, timedelta(seconds=1)).runs == 1
+
+
 def test_fires_go_and_their_schedule_stays(house: House) -> None:
     now = house.clock.now()
     house.publish(CHAIN)

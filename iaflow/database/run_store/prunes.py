@@ -60,7 +60,8 @@ class EndedFamily:
         ended: how many of them have ended.
         changes: how often any of them changed, which tells how many rows they have.
         last_finished: when the last of them ended.
-        last_keyed: when the last one ended that has an idempotency key; None: none has.
+        last_bound: when the last one ended that has an idempotency key, or something that people
+            are still to be told; None: none has.
     """
 
     place: Place
@@ -68,7 +69,7 @@ class EndedFamily:
     ended: int
     changes: int
     last_finished: datetime
-    last_keyed: datetime | None
+    last_bound: datetime | None
 
     @property
     def run_id(self) -> str:
@@ -80,16 +81,16 @@ class EndedFamily:
         """About how many rows are theirs: steps and decisions are fewer than changes."""
         return 3 * self.changes + 3 * self.runs
 
-    def may_go(self, before: datetime, keys_before: datetime) -> bool:
+    def may_go(self, before: datetime, bound_before: datetime) -> bool:
         """
-        Tell whether all of them ended before an instant, and those with a key before another.
+        Tell whether all of them ended before an instant, and those bound before another.
 
         Only together: a run that is shown with its children is never shown without them.
         """
         return (
             self.ended == self.runs
             and self.last_finished < before
-            and (self.last_keyed is None or self.last_keyed < keys_before)
+            and (self.last_bound is None or self.last_bound < bound_before)
         )
 
 
@@ -243,7 +244,7 @@ class _Statements:
         t = database.tables
         bind = sa.bindparam
         runs = t.runs
-        self.ended = _ended(runs)
+        self.ended = _ended(runs, t.notices)
         self.lock = Statement(
             "iaflow_prune_lock",
             sa.select(runs.c.run_id)
@@ -274,7 +275,8 @@ class _Statements:
         )
         # Whatever table names a run is emptied, so that a new one is not forgotten; but a fire
         # is its schedule's. The payload goes first: without it nobody reads the rest.
-        named = [table for table in t.metadata.sorted_tables if "run_id" in table.c]
+        children_first = reversed(t.metadata.sorted_tables)
+        named = [table for table in children_first if "run_id" in table.c]
         parts = [one for one in named if one not in (runs, t.run_payloads, t.schedule_fires)]
         self.empty = [
             _delete_some(
@@ -314,7 +316,7 @@ class _Statements:
         )
 
 
-def _ended(runs: sa.Table) -> Statement:
+def _ended(runs: sa.Table, notices: sa.Table) -> Statement:
     """Return the statement that counts ended families, by their topmost runs."""
     bind = sa.bindparam
     top = runs.alias("top")
@@ -345,7 +347,13 @@ def _ended(runs: sa.Table) -> Statement:
             child.c.parent_run_id == family.c.run_id
         )
     )
-    keyed_at = sa.case((runs.c.idempotency_key.is_not(None), runs.c.finished_at))
+    is_to_be_told = (
+        sa.exists()
+        .where(notices.c.run_id == runs.c.run_id, notices.c.due_at.is_not(None))
+        .correlate(runs)
+    )
+    is_bound = sa.or_(runs.c.idempotency_key.is_not(None), is_to_be_told)
+    bound_at = sa.case((is_bound, runs.c.finished_at))
     return Statement(
         "iaflow_prune_ended",
         sa.select(
@@ -355,7 +363,7 @@ def _ended(runs: sa.Table) -> Statement:
             sa.func.count(runs.c.finished_at),
             sa.func.sum(runs.c.seq),
             sa.func.max(runs.c.finished_at),
-            sa.func.max(keyed_at),
+            sa.func.max(bound_at),
         )
         .select_from(family.join(runs, runs.c.run_id == family.c.run_id))
         .group_by(family.c.top_id, family.c.top_at)
