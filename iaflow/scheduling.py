@@ -175,16 +175,9 @@ class Schedules:
         return Started(settled.run_id, True, settled.tasks)
 
     def _set_paused(self, name: str, *, is_paused: bool) -> ScheduleRecord:
-        schedule = self.get(name)
-        if schedule.is_paused is not is_paused:
-            now = self._engine.clock.now()
-            self._engine.schedules.set_paused(
-                name,
-                is_paused=is_paused,
-                next_at=timetable_of(schedule).next_after(now),
-                now=now,
-            )
-        return self.get(name)
+        # It knows which names are near.
+        self.get(name)
+        return self._engine.set_schedule_paused(name, is_paused=is_paused)
 
     def _check_input(self, record: ScheduleRecord, now: datetime) -> None:
         pipeline = self._engine.pipelines.find(record.slug)

@@ -65,18 +65,14 @@ class ScheduleStore:
         """Return all schedules, by name."""
         return [_schedule(row) for row in self._database.fetch(self._sql.listed)]
 
-    def set_paused(
-        self, name: str, *, is_paused: bool, next_at: datetime | None, now: datetime
-    ) -> bool:
-        """Let a schedule rest, or go on with `next_at`. False: there is none of that name."""
-        return bool(
-            self._database.fetch(
-                self._sql.set_paused,
-                name=name,
-                is_paused=is_paused,
-                next_at=next_at,
-                updated_at=now,
-            )
+    def set_paused(self, tx: Connection, schedule: ScheduleRecord) -> None:
+        """Let a locked schedule rest or go on, as the record says, with its `next_at`."""
+        tx.queue(
+            self._sql.set_paused,
+            name=schedule.name,
+            is_paused=schedule.is_paused,
+            next_at=schedule.next_at,
+            updated_at=schedule.updated_at,
         )
 
     def delete(self, name: str) -> bool:
@@ -206,8 +202,7 @@ class _Statements:
                 is_paused=bind("is_paused"),
                 next_at=bind("next_at"),
                 updated_at=bind("updated_at"),
-            )
-            .returning(schedules.c.name),
+            ),
         )
         self.delete_fires = Statement(
             "iaflow_delete_fires", sa.delete(fires).where(fires.c.name == bind("name"))

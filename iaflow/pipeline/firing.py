@@ -48,6 +48,23 @@ class ScheduleVerbs(Core):
 
         return self.database.perform(put)
 
+    def set_schedule_paused(self, name: str, *, is_paused: bool) -> ScheduleRecord:
+        """Let a schedule rest, or go on with its next instant from now; raises NotFound."""
+
+        def change(tx: Connection) -> ScheduleRecord:
+            known = self.schedules.lock(tx, name)
+            if known is None:
+                raise NotFound(f"there is no schedule {name!r}")
+            if known.is_paused is is_paused:
+                return known
+            now = self.clock.now()
+            next_at = timetable_of(known).next_after(now)
+            kept = replace(known, is_paused=is_paused, next_at=next_at, updated_at=now)
+            self.schedules.set_paused(tx, kept)
+            return kept
+
+        return self.database.perform(change)
+
     def fire_by_hand(self, schedule: ScheduleRecord) -> Settled:
         """
         Start a run of a schedule now, beside its instants; its history has it.

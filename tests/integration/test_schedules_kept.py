@@ -103,6 +103,21 @@ def test_what_is_put_again_still_rests(house: House, desk: Schedules) -> None:
     assert again == desk.get("daily")
 
 
+def test_a_pause_goes_by_the_times_as_they_are(
+    house: House, desk: Schedules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at a schedule and its change somebody else may write other times."""
+    begun = house.clock.now()
+    desk.put("daily", "report", every=HOUR)
+    seen = desk.get("daily")
+    desk.put("daily", "report", cron="0 3 * * *")
+    with monkeypatch.context() as patched:
+        patched.setattr(desk, "get", lambda name: seen)
+        desk.pause("daily")
+        assert desk.resume("daily").next_at == begun + 3 * HOUR
+    assert desk.get("daily").next_at == begun + 3 * HOUR
+
+
 def test_an_end_that_has_passed_is_refused(house: House, desk: Schedules) -> None:
     now = house.clock.now()
     with pytest.raises(ScheduleRefused, match="its end has passed"):
