@@ -19,7 +19,7 @@ from iaflow.data.status import Misfire
 from iaflow.errors import InputRefused, NotFound, Problem, ScheduleRefused
 from iaflow.pipeline.check import merge_parameters
 from iaflow.pipeline.engine import Engine, Started
-from iaflow.pipeline.firing import parameters_of, starter_of, timetable_of
+from iaflow.pipeline.firing import parameters_of, timetable_of
 from iaflow.pipeline.schedules import read_timetable
 from iaflow.pipeline.strict_json import JsonRefused, dump_json, read_json
 
@@ -58,7 +58,8 @@ class Schedules:
         """
         Keep a schedule, in the place of any of that name; one that was paused stays so.
 
-        No instant before now fires, and none that this schedule has fired before.
+        No instant before now fires, and none that this schedule has fired before. Put again with
+        the same times it goes on where it was, so a deployment may put its schedules each time.
 
         Args:
             slug: an imported pipeline; each instant runs the version that is current then.
@@ -93,7 +94,10 @@ class Schedules:
             starts_at=(starts_at or now).replace(microsecond=0),
             ends_at=ends_at,
         )
-        old = self._engine.schedules.find(name)
+        next_at = timetable.next_after(now)
+        if next_at is None:
+            message = "it names no instant any more: its end has passed"
+            raise ScheduleRefused((Problem("schedule_empty", "/ends_at", message),))
         record = ScheduleRecord(
             name=name,
             slug=slug,
@@ -102,18 +106,17 @@ class Schedules:
             zone=timetable.zone,
             interval_seconds=None if every is None else int(every.total_seconds()),
             misfire=policy,
-            is_paused=False if old is None else old.is_paused,
+            is_paused=False,
             starts_at=timetable.starts_at,
             ends_at=timetable.ends_at,
             instant_as=instant_as,
-            next_at=timetable.next_after(now),
-            created_by=created_by if old is None else old.created_by,
-            created_at=now if old is None else old.created_at,
+            next_at=next_at,
+            created_by=created_by,
+            created_at=now,
             updated_at=now,
         )
         self._check_input(record, now)
-        self._engine.schedules.put(record)
-        return record
+        return self._engine.put_schedule(record, has_start=starts_at is not None)
 
     def all(self) -> list[ScheduleRecord]:
         """Return all schedules, by name."""
@@ -160,34 +163,21 @@ class Schedules:
 
     def fire(self, name: str) -> Started:
         """
-        Start a run as an instant would, now and beside them.
+        Start a run as an instant would, now and beside them, paused or not.
 
         Raises:
             NotFound: no such schedule or pipeline.
             InputRefused: the input does not fit any more.
+            Conflict: an instant of it was fired this very moment.
         """
-        schedule = self.get(name)
-        pipeline = self._engine.pipelines.find(schedule.slug)
-        if pipeline is None:
-            raise NotFound(f"there is no pipeline {schedule.slug!r}")
-        graph = self._engine.library.graph(pipeline.content_hash)
-        given = parameters_of(schedule, self._engine.clock.now())
-        parameters = merge_parameters(graph.definition, given)
-        started = self._engine.start(graph, parameters, started_by=starter_of(name))
-        self._publish(started.tasks)
-        return started
+        settled = self._engine.fire_by_hand(self.get(name))
+        self._publish(settled.tasks)
+        return Started(settled.run_id, True, settled.tasks)
 
     def _set_paused(self, name: str, *, is_paused: bool) -> ScheduleRecord:
-        schedule = self.get(name)
-        if schedule.is_paused is not is_paused:
-            now = self._engine.clock.now()
-            self._engine.schedules.set_paused(
-                name,
-                is_paused=is_paused,
-                next_at=timetable_of(schedule).next_after(now),
-                now=now,
-            )
-        return self.get(name)
+        # It knows which names are near.
+        self.get(name)
+        return self._engine.set_schedule_paused(name, is_paused=is_paused)
 
     def _check_input(self, record: ScheduleRecord, now: datetime) -> None:
         pipeline = self._engine.pipelines.find(record.slug)

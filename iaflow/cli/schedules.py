@@ -6,12 +6,16 @@ through `main`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import signal
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import rich_click as click
 
+from iaflow.cli.driving import announce, drive_and_finish
 from iaflow.cli.exits import ExitCode
 from iaflow.cli.inputs import (
     INTERVAL_UNITS,
@@ -29,13 +33,16 @@ from iaflow.cli.terminal import (
     hint,
     line,
     results,
+    status_text,
     table,
     write_json,
 )
 from iaflow.clock import SystemClock
-from iaflow.data.status import FireStatus, Misfire
+from iaflow.concurrency import run_async
+from iaflow.data.status import FireStatus, Misfire, RunStatus
 
 if TYPE_CHECKING:
+    from iaflow.bootstrap import Application
     from iaflow.data.schedules import FireRecord, ScheduleRecord
 
 __all__ = ["schedules"]
@@ -55,7 +62,7 @@ def schedules(ctx: click.Context, db: str | None, as_json: bool) -> int:
     """
     Start runs by the clock: list the schedules, or look after one.
 
-    Any worker fires them; each instant starts one run.
+    Any worker fires them, or `iaflow schedules serve`; each instant starts one run.
     """
     if ctx.invoked_subcommand is not None:
         return ExitCode.DONE
@@ -237,14 +244,72 @@ def delete(name: str, db: str | None, as_json: bool) -> int:
 @db_option
 @json_option
 def fire(name: str, db: str | None, as_json: bool) -> int:
-    """Start a run now, as an instant of the schedule would; workers execute it."""
+    """
+    Start a run now, as an instant of the schedule would; paused or not.
+
+    With a broker the workers execute it. Without one it is driven by this process, as `start` does.
+    """
     with open_app(db) as app:
         started = app.client.schedules.fire(name)
+        if app.executor is None:
+            announce(app, started.run_id, is_new=True, quiet=as_json)
+            return drive_and_finish(
+                app,
+                started.run_id,
+                started.tasks,
+                folders=_own_folders(app),
+                as_json=as_json,
+                db=db,
+            )
+        status = app.client.run(started.run_id).status
     if as_json:
-        write_json({"name": name, "run_id": started.run_id})
+        write_json({"run_id": started.run_id, "status": str(status)})
     else:
         errors().print(line(("✓ ", "green"), f"started {started.run_id}"), soft_wrap=True)
     return ExitCode.DONE
+
+
+@schedules.command()
+@db_option
+def serve(db: str | None) -> int:
+    """
+    Fire schedules and execute their runs in this process, until Ctrl-C.
+
+    For a database without workers: these do it by themselves. Takes up unfinished runs first.
+    """
+    with open_app(db, here=True) as app:
+        try:
+            run_async(_serve(app))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+    return ExitCode.DONE
+
+
+async def _serve(app: Application) -> None:
+    from iaflow.bootstrap import open_local_executor
+    from iaflow.pipeline.executors.serving import serve_schedules
+
+    # What runs services ends them so, with time enough for steps to be given back.
+    serving = asyncio.current_task()
+    assert serving is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
+    count = len(app.client.schedules.all())
+    errors().print(line(("▶ ", "cyan"), f"schedules: {count}; Ctrl-C ends"), soft_wrap=True)
+    async with open_local_executor(app, folders=_own_folders(app)) as executor:
+        await serve_schedules(executor, tell_start=_tell_start, tell_rest=_tell_rest)
+
+
+def _own_folders(app: Application) -> Sequence[Path]:
+    """Return where steps may come from: a SQLite file is its user's own; see `folders_of`."""
+    return [Path.cwd()] if app.database.dialect == "sqlite" else []
+
+
+def _tell_start(name: str, run_id: str) -> None:
+    errors().print(line(("▶ ", "cyan"), f"{name}  run {run_id}"), soft_wrap=True)
+
+
+def _tell_rest(run_id: str, status: RunStatus) -> None:
+    errors().print(line(status_text(status.value), f"  run {run_id}"), soft_wrap=True)
 
 
 def _show_changed(one: ScheduleRecord, what: str, *, as_json: bool) -> int:

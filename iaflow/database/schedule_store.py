@@ -18,6 +18,7 @@ from iaflow.data.status import FireStatus, Misfire
 from iaflow.database.connections import Connection, Row
 from iaflow.database.dialects import Database
 from iaflow.database.statements import POSTGRES, Statement, dump_json, read_instant
+from iaflow.database.tables import TO_BE_FIRED
 
 __all__ = ["ScheduleStore"]
 
@@ -29,27 +30,31 @@ class ScheduleStore:
         self._database = database
         self._sql = _Statements(database)
 
-    def put(self, record: ScheduleRecord) -> None:
+    def put(self, tx: Connection, record: ScheduleRecord) -> None:
         """Keep a schedule in the place of any other of its name, which stays paused if it was."""
-        with self._database.transaction() as tx:
-            tx.queue(
-                self._sql.put,
-                name=record.name,
-                slug=record.slug,
-                parameters=dump_json(dict(record.parameters)),
-                cron=record.cron,
-                zone=record.zone,
-                interval_seconds=record.interval_seconds,
-                misfire=record.misfire.value,
-                is_paused=record.is_paused,
-                starts_at=record.starts_at,
-                ends_at=record.ends_at,
-                instant_as=record.instant_as,
-                next_at=record.next_at,
-                created_by=record.created_by,
-                created_at=record.created_at,
-                updated_at=record.updated_at,
-            )
+        tx.queue(
+            self._sql.put,
+            name=record.name,
+            slug=record.slug,
+            parameters=dump_json(dict(record.parameters)),
+            cron=record.cron,
+            zone=record.zone,
+            interval_seconds=record.interval_seconds,
+            misfire=record.misfire.value,
+            is_paused=record.is_paused,
+            starts_at=record.starts_at,
+            ends_at=record.ends_at,
+            instant_as=record.instant_as,
+            next_at=record.next_at,
+            created_by=record.created_by,
+            created_at=record.created_at,
+            updated_at=record.updated_at,
+        )
+
+    def lock(self, tx: Connection, name: str) -> ScheduleRecord | None:
+        """Return a schedule that nobody else changes before this transaction's end."""
+        rows = tx.fetch(self._sql.lock, name=name)
+        return _schedule(rows[0]) if rows else None
 
     def find(self, name: str) -> ScheduleRecord | None:
         """Return a schedule, or None if there is none of that name."""
@@ -60,18 +65,14 @@ class ScheduleStore:
         """Return all schedules, by name."""
         return [_schedule(row) for row in self._database.fetch(self._sql.listed)]
 
-    def set_paused(
-        self, name: str, *, is_paused: bool, next_at: datetime | None, now: datetime
-    ) -> bool:
-        """Let a schedule rest, or go on with `next_at`. False: there is none of that name."""
-        return bool(
-            self._database.fetch(
-                self._sql.set_paused,
-                name=name,
-                is_paused=is_paused,
-                next_at=next_at,
-                updated_at=now,
-            )
+    def set_paused(self, tx: Connection, schedule: ScheduleRecord) -> None:
+        """Let a locked schedule rest or go on, as the record says, with its `next_at`."""
+        tx.queue(
+            self._sql.set_paused,
+            name=schedule.name,
+            is_paused=schedule.is_paused,
+            next_at=schedule.next_at,
+            updated_at=schedule.updated_at,
         )
 
     def delete(self, name: str) -> bool:
@@ -189,6 +190,9 @@ class _Statements:
             ),
         )
         self.find = Statement("iaflow_schedule", sa.select(*columns).where(this))
+        self.lock = Statement(
+            "iaflow_lock_schedule", sa.select(*columns).where(this).with_for_update()
+        )
         self.listed = Statement("iaflow_schedules", sa.select(*columns).order_by(schedules.c.name))
         self.set_paused = Statement(
             "iaflow_set_schedule_paused",
@@ -198,8 +202,7 @@ class _Statements:
                 is_paused=bind("is_paused"),
                 next_at=bind("next_at"),
                 updated_at=bind("updated_at"),
-            )
-            .returning(schedules.c.name),
+            ),
         )
         self.delete_fires = Statement(
             "iaflow_delete_fires", sa.delete(fires).where(fires.c.name == bind("name"))
@@ -209,7 +212,7 @@ class _Statements:
             sa.delete(schedules).where(this).returning(schedules.c.name),
         )
         # As the partial index has it, so that the index is what is read.
-        is_awake = sa.and_(schedules.c.next_at.is_not(None), sa.not_(schedules.c.is_paused))
+        is_awake = sa.text(TO_BE_FIRED)
         self.due = Statement(
             "iaflow_due_schedules",
             sa.select(schedules.c.name)

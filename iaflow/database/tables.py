@@ -51,6 +51,7 @@ INSTANT = String(32).with_variant(DateTime(timezone=True), "postgresql")
 JSON_TEXT = Text().with_variant(postgresql.JSON(), "postgresql")
 ENDED_FAMILY = "finished_at IS NOT NULL AND parent_run_id IS NULL"
 TO_BE_REMINDED = "status = 'open' AND notice_at IS NOT NULL"
+TO_BE_FIRED = "next_at IS NOT NULL AND NOT is_paused"
 BIG = BigInteger().with_variant(Integer(), "sqlite")
 
 
@@ -438,7 +439,7 @@ def _schedules(metadata: MetaData) -> Table:
             "(cron IS NULL) <> (interval_seconds IS NULL)", name="schedules_cron_or_interval"
         ),
         _one_of("misfire", Misfire),
-        Index("schedules_due", "next_at", **_where(text("next_at IS NOT NULL AND NOT is_paused"))),
+        Index("schedules_due", "next_at", **_where(text(TO_BE_FIRED))),
     )
 
 

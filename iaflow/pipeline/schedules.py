@@ -6,17 +6,17 @@ what time it is, and never starts a run. Asked by the verbs of schedules and by 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
-from functools import cached_property, lru_cache
+from datetime import UTC, datetime, timedelta
+from itertools import islice, takewhile
 from typing import Final
-from zoneinfo import ZoneInfo
-
-from cronsim import CronSim, CronSimError
+from zoneinfo import ZoneInfo, available_timezones
 
 from iaflow.data.status import Misfire
 from iaflow.errors import Problem, ScheduleRefused
+from iaflow.pipeline.cron import Cron, find_cron_problems, read_cron
 
 __all__ = ["GRACE", "Due", "Timetable", "find_due", "read_timetable"]
 
@@ -26,37 +26,23 @@ GRACE: Final = timedelta(seconds=60)
 MOST_AT_ONCE: Final = 100
 """Of instants that are due together so many are looked at at a time, the earliest first."""
 
-MOST_YEARS: Final = 50
-"""A cron expression that names no instant for so long names none: 29 February on a Monday comes
-every 28 years, and after 40 where a century leaves a leap year out."""
-
 MOST_INTERVAL: Final = timedelta(days=3660)
 
-_DAY: Final = timedelta(days=1)
-_NAMED: Final = {
-    "@hourly": "0 * * * *",
-    "@daily": "0 0 * * *",
-    "@midnight": "0 0 * * *",
-    "@weekly": "0 0 * * 0",
-    "@monthly": "0 0 1 * *",
-    "@yearly": "0 0 1 1 *",
-    "@annually": "0 0 1 1 *",
-}
-_FIELDS: Final = ("minute", "hour", "day of the month", "month", "day of the week")
+FIRES_WITHIN: Final = timedelta(days=3653)
+"""A cron expression that names no instant for ten years is a mistake."""
+YEARS: Final = range(1970, 2501)
+"""Instants lie in these, so that looking ahead never leaves the calendar."""
+
+# They are files of the machine, another zone on each.
+_NO_ZONES: Final = frozenset({"localtime", "posixrules", "Factory"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Timetable:
     """
     The instants of one schedule, in UTC and strictly increasing; `read_timetable` makes one.
 
-    What daylight saving does to a cron expression is what Debian's cron does:
-
-    - One that names hours and minutes (``30 2 * * *``) means that time of day, once a day. Where
-      the clock skips it, it fires at the instant the gap ends; where the clock repeats it, at the
-      first of the two.
-    - One whose minutes or hours begin with a star (``*/15 * * * *``, ``0 * * * *``) goes by the
-      time that passes: it fires in both passes of a repeated hour, and a skipped one has none.
+    `Cron` says what daylight saving does to a cron expression.
 
     An interval is counted from `starts_at` in seconds that pass, and knows no zone.
 
@@ -84,25 +70,26 @@ class Timetable:
         for instant in found:
             if self.ends_at is not None and instant > self.ends_at:
                 return
+            if instant.year not in YEARS:
+                return
             yield instant
+
+    def instants_until(self, instant: datetime) -> Iterator[datetime]:
+        """Give every instant that is not after this one, the last one first."""
+        if self.ends_at is not None:
+            instant = min(instant, self.ends_at)
+        if self.interval is not None:
+            for turn in range((instant - self.starts_at) // self.interval, -1, -1):
+                yield self.starts_at + turn * self.interval
+            return
+        for found in self._cron.backward(ZoneInfo(self.zone), instant):
+            if found < self.starts_at:
+                return
+            yield found
 
     def last_until(self, instant: datetime) -> datetime | None:
         """Return the last instant that is not after this one; None if there is none."""
-        if self.ends_at is not None:
-            instant = min(instant, self.ends_at)
-        if instant < self.starts_at:
-            return None
-        if self.interval is not None:
-            return self.starts_at + (instant - self.starts_at) // self.interval * self.interval
-        day = instant.astimezone(self._place).date() + _DAY
-        first = self.starts_at.astimezone(self._place).date() - _DAY
-        while day >= first:
-            if self._is_day(day):
-                found = [one for one in self._of_day(day) if self.starts_at <= one <= instant]
-                if found:
-                    return found[-1]
-            day -= _DAY
-        return None
+        return next(self.instants_until(instant), None)
 
     def _intervals(self, after: datetime) -> Iterator[datetime]:
         assert self.interval is not None
@@ -115,93 +102,12 @@ class Timetable:
 
     def _matches(self, after: datetime) -> Iterator[datetime]:
         last = max(after, self.starts_at - timedelta(microseconds=1))
-        # A day before: where a whole day is skipped or repeated, dates and instants part company.
-        day = last.astimezone(self._place).date() - _DAY
-        stop = day.year + MOST_YEARS
-        while day.year <= stop:
-            if day.month not in self._fields.months:
-                day = (day.replace(day=1) + timedelta(days=32)).replace(day=1)
-                continue
-            if self._is_day(day):
-                for instant in self._of_day(day):
-                    if instant > last:
-                        yield instant
-                        last = instant
-                        stop = day.year + MOST_YEARS
-            day += _DAY
+        return self._cron.forward(ZoneInfo(self.zone), last)
 
-    def _is_day(self, day: date) -> bool:
-        return day.month in self._fields.months and self._fields.match_day(day)
-
-    def _of_day(self, day: date) -> list[datetime]:
-        """Return the instants that belong to a local date, in order."""
-        if day not in self._days:
-            self._days.clear()
-            self._days[day] = self._find_of_day(day)
-        return self._days[day]
-
-    def _find_of_day(self, day: date) -> list[datetime]:
-        times = [time(hour, minute) for hour in self._hours for minute in self._minutes]
-        if self._goes_by_clock:
-            found = {self._resolve(datetime.combine(day, one)) for one in times}
-        else:
-            found = {
-                instant
-                for one in times
-                for fold in (0, 1)
-                if (instant := self._at(datetime.combine(day, one), fold)) is not None
-            }
-        return sorted(found)
-
-    def _at(self, local: datetime, fold: int) -> datetime | None:
-        """Return the instant of a local time; None if the clock skips it."""
-        instant = local.replace(tzinfo=self._place, fold=fold).astimezone(UTC)
-        return instant if instant.astimezone(self._place).replace(tzinfo=None) == local else None
-
-    def _resolve(self, local: datetime) -> datetime:
-        """Return the first instant of a local time, or the one at which the gap over it ends."""
-        instant = self._at(local, 0)
-        if instant is not None:
-            return instant
-        # Read with the offset before the gap it lies behind the gap, with the one after it
-        # before the gap: the offset changes in between.
-        early = local.replace(tzinfo=self._place, fold=1).astimezone(UTC)
-        late = local.replace(tzinfo=self._place, fold=0).astimezone(UTC)
-        offset = early.astimezone(self._place).utcoffset()
-        while late - early > timedelta(seconds=1):
-            middle = early + (late - early) // 2
-            if middle.astimezone(self._place).utcoffset() == offset:
-                early = middle
-            else:
-                late = middle
-        return late.replace(microsecond=0)
-
-    @cached_property
-    def _days(self) -> dict[date, list[datetime]]:
-        # The day that was looked at last: whoever asks for one instant asks for the next.
-        return {}
-
-    @cached_property
-    def _place(self) -> ZoneInfo:
-        return ZoneInfo(self.zone)
-
-    @cached_property
-    def _fields(self) -> CronSim:
+    @property
+    def _cron(self) -> Cron:
         assert self.cron is not None
-        return _parse(self.cron)
-
-    @cached_property
-    def _minutes(self) -> list[int]:
-        return sorted(self._fields.minutes)
-
-    @cached_property
-    def _hours(self) -> list[int]:
-        return sorted(self._fields.hours)
-
-    @cached_property
-    def _goes_by_clock(self) -> bool:
-        minute, hour = self._fields.parts[1:3]
-        return not minute.startswith("*") and not hour.startswith("*")
+        return read_cron(self.cron)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,26 +180,27 @@ def read_timetable(
         problems.append(
             Problem("instant_invalid", "/starts_at", "an instant needs its offset", "append Z")
         )
+    elif any(one.year not in YEARS for one in (starts_at, ends_at or starts_at)):
+        message = f"instants lie in the years {YEARS[0]} to {YEARS[-1]}"
+        problems.append(Problem("instant_invalid", "/starts_at", message))
     elif ends_at is not None and ends_at <= starts_at:
         problems.append(Problem("instant_invalid", "/ends_at", "it ends before it starts"))
     if every is not None:
         problems += _find_interval_problems(every)
-    is_zone = _is_zone(zone)
-    if not is_zone:
-        problems.append(
-            Problem("zone_unknown", "/zone", f"there is no zone {zone!r}", "such as Europe/Berlin")
-        )
+    if not _is_zone(zone):
+        near = difflib.get_close_matches(str(zone), available_timezones() - _NO_ZONES, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "such as Europe/Berlin"
+        problems.append(Problem("zone_unknown", "/zone", f"there is no zone {zone!r}", hint))
     if cron is not None:
-        problem = _find_cron_problem(cron)
-        if problem is not None:
-            problems.append(problem)
+        problems += find_cron_problems(cron)
     if problems:
         raise ScheduleRefused(tuple(problems))
     start = starts_at.astimezone(UTC)
     end = None if ends_at is None else ends_at.astimezone(UTC)
     timetable = Timetable(cron, zone, every, start, end)
-    if timetable.next_after(start - timedelta(microseconds=1)) is None:
-        until = f"before it ends at {end:%Y-%m-%d %H:%M}Z" if end else f"in {MOST_YEARS} years"
+    first = timetable.next_after(start - timedelta(microseconds=1))
+    if first is None or first - start > FIRES_WITHIN:
+        until = f"before it ends at {end:%Y-%m-%d %H:%M}Z" if end else "within ten years"
         raise ScheduleRefused((Problem("schedule_empty", "/cron", f"it names no instant {until}"),))
     return timetable
 
@@ -304,12 +211,8 @@ def _last_of(
     """Return the last `MOST_AT_ONCE` instants from `first` to `until` (`is_open`: before it)."""
     if is_open:
         until -= timedelta(microseconds=1)
-    found: list[datetime] = []
-    instant = timetable.last_until(until)
-    while instant is not None and instant >= first and len(found) < MOST_AT_ONCE:
-        found.append(instant)
-        instant = timetable.last_until(instant - timedelta(microseconds=1))
-    return tuple(reversed(found))
+    passed = takewhile(lambda instant: instant >= first, timetable.instants_until(until))
+    return tuple(reversed([*islice(passed, MOST_AT_ONCE)]))
 
 
 def _find_interval_problems(every: timedelta) -> Iterator[Problem]:
@@ -321,39 +224,9 @@ def _find_interval_problems(every: timedelta) -> Iterator[Problem]:
         )
 
 
-def _find_cron_problem(text: str) -> Problem | None:
-    hint = "minute hour day-of-month month day-of-week, such as 30 2 * * MON-FRI"
-    if not text.startswith("@") and len(text.split()) != len(_FIELDS):
-        message = f"{text!r} has {len(text.split())} fields, not {len(_FIELDS)}"
-        return Problem("cron_invalid", "/cron", message, hint)
-    if text.startswith("@") and text.lower() not in _NAMED:
-        message = f"there is no {text!r}; there are {', '.join(_NAMED)}"
-        return Problem("cron_invalid", "/cron", message, hint)
-    try:
-        _parse(text)
-    except CronSimError:
-        for place, name in enumerate(_FIELDS):
-            alone = ["*"] * len(_FIELDS)
-            alone[place] = text.split()[place]
-            try:
-                _parse(" ".join(alone))
-            except CronSimError:
-                message = f"{alone[place]!r} is no {name}"
-                return Problem("cron_invalid", "/cron", message, hint)
-        return Problem("cron_invalid", "/cron", "no month has such a day", hint)
-    return None
-
-
-@lru_cache(maxsize=256)
-def _parse(cron: str) -> CronSim:
-    # Its fields and days alone are used. Its instants are not: with a zone that is shifted by
-    # half an hour it leaves some out, and from within a repeated hour it goes back.
-    return CronSim(_NAMED.get(cron.lower(), cron), datetime(2000, 1, 1))  # noqa: DTZ001
-
-
 def _is_zone(name: str) -> bool:
     try:
         ZoneInfo(name)
     except (KeyError, ValueError, OSError):
         return False
-    return True
+    return name not in _NO_ZONES

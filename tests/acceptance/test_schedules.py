@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.acceptance.shell import Shell, chain, step
+from tests.servers import wait_until
 
 STEPS = """
 from iaflow.pipeline import Step
@@ -16,7 +19,7 @@ from iaflow.pipeline import Step
 
 class Work(Step):
     async def work(self, data):
-        return {}
+        return dict(data)
 """
 
 
@@ -28,7 +31,7 @@ def shell(tmp_path: Path) -> Shell:
         "Night",
         step("work", "Work"),
         slug="night",
-        parameters={"region": "all"},
+        parameters={"region": "all", "at": ""},
         input_schema={"type": "object", "properties": {"region": {"type": "string"}}},
     )
     (tmp_path / "pipelines" / "night.json").write_text(json.dumps(document))
@@ -65,9 +68,10 @@ def test_a_schedule_is_written_looked_at_and_removed(shell: Shell) -> None:
     assert "paused" in shell.run("schedules").stdout
     assert read(shell, "resume", "poll")["next_at"] is not None
 
-    run_id = read(shell, "fire", "poll")["run_id"]
-    assert run_id in shell.run("runs").stdout
-    assert read(shell, "show", "poll")["fires"] == []
+    fired = read(shell, "fire", "poll")
+    assert fired["status"] == "succeeded"  # there is no broker: it was driven here
+    [fire] = read(shell, "show", "poll")["fires"]
+    assert (fire["status"], fire["run_id"], fire["error"]) == ("started", fired["run_id"], None)
     assert "all start" in shell.run("schedules", "show", "poll").stdout
 
     assert read(shell, "delete", "poll") == {"name": "poll", "deleted": True}
@@ -103,3 +107,53 @@ def test_a_name_that_is_nearly_right_is_named(shell: Shell) -> None:
         assert "did you mean nightly" in said.stderr
     said = shell.run("schedules", "set", "x", "nigth", "--cron", "@daily", code=2)
     assert "no pipeline 'nigth'" in said.stderr
+
+
+# --- without workers
+
+
+def test_serve_fires_and_executes_and_another_goes_on_after_a_kill(shell: Shell) -> None:
+    """Two at once, one killed, one interrupted: every instant has one run, and all succeed."""
+    # What the killed one held is taken over soon.
+    shell.env["IAFLOW_LEASE_SECONDS"] = "2"
+    shell.run("schedules", "set", "beat", "night", "--every", "1s", "--instant-as", "at")
+    first, second = (shell.start("schedules", "serve") for _ in range(2))
+    try:
+        wait_until(lambda: count_fires(shell) >= 2, 60, "two fires")
+        first.kill()
+        seen = count_fires(shell)
+        wait_until(lambda: count_fires(shell) >= seen + 2, 60, "more fires")
+        shell.run("schedules", "pause", "beat")
+        second.send_signal(signal.SIGINT)
+        said = second.communicate(timeout=60)[1]
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.communicate()
+    assert second.returncode == 130, said
+    assert "succeeded" in said
+    # What the killed one held, and what the interrupted one gave back.
+    shell.run("resume")
+    fires = read(shell, "show", "beat", "-n", "200")["fires"]
+    runs = shell.json("runs", "--limit", "500")
+    assert len({fire["fire_at"] for fire in fires}) == len(fires)
+    assert {fire["run_id"] for fire in fires} == {run["run_id"] for run in runs}
+    assert {run["status"] for run in runs} == {"succeeded"}
+
+
+def test_serve_ends_by_sigterm(shell: Shell) -> None:
+    process = shell.start("schedules", "serve")
+    assert process.stderr is not None
+    assert "Ctrl-C ends" in process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    try:
+        said = process.communicate(timeout=60)[1]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+
+
+def count_fires(shell: Shell) -> int:
+    return len(read(shell, "show", "beat", "-n", "200")["fires"])

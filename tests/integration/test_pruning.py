@@ -262,7 +262,7 @@ def test_what_is_to_be_told_is_told_first(house: House) -> None:
 def test_fires_go_and_their_schedule_stays(house: House) -> None:
     now = house.clock.now()
     house.publish(CHAIN)
-    house.engine.schedules.put(
+    house.engine.put_schedule(
         ScheduleRecord(
             name="nightly",
             slug="chain",
@@ -279,7 +279,8 @@ def test_fires_go_and_their_schedule_stays(house: House) -> None:
             created_by=None,
             created_at=now,
             updated_at=now,
-        )
+        ),
+        has_start=True,
     )
     with house.database.transaction() as tx:
         for hours in range(5):

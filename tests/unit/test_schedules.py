@@ -209,6 +209,29 @@ def test_no_instant_is_forgotten_and_none_comes_twice(
         assert missed == [one for one in passed if one not in fired][-100:]
 
 
+def test_looking_far_ahead_ends_with_the_calendar() -> None:
+    decade = read_timetable(every=timedelta(days=3660), starts_at=NOON)
+    assert len(list(decade.instants(NOON))) == 47
+
+
+def test_a_range_of_one_is_one_value() -> None:
+    """cronsim reads `18-18/2` as `18/2`: the 18th, the 20th, and so on."""
+    only = read_timetable(cron="30 12 18-18/2 * *", starts_at=NOON)
+    assert {one.day for one in itertools.islice(only.instants(NOON), 5)} == {18}
+
+
+def test_the_clock_may_turn_back_over_midnight() -> None:
+    """St. John's did until 2011, at one minute past midnight: a date was left and came again."""
+    quarters = read_timetable(
+        cron="*/15 * * * *",
+        zone="America/St_Johns",
+        starts_at=datetime(2010, 11, 7, 2, 15, tzinfo=UTC),
+    )
+    found = list(itertools.islice(quarters.instants(quarters.starts_at), 8))
+    assert found == [quarters.starts_at + timedelta(minutes=15 * k) for k in range(1, 9)]
+    assert quarters.last_until(found[0]) == found[0]
+
+
 # --- what is refused
 
 
@@ -227,6 +250,12 @@ def test_no_instant_is_forgotten_and_none_comes_twice(
         ({"cron": "0 0 31 2 *"}, "/cron", "no month has such a day"),
         ({"cron": "*/0 * * * *"}, "/cron", "'*/0' is no minute"),
         ({"cron": "@often"}, "/cron", "there is no '@often'"),
+        ({"cron": "9" * 5000 + " * * * *"}, "/cron", "at most 200 letters"),
+        ({"cron": "9" * 150 + " * * * *"}, "/cron", "is no minute"),
+        ({"cron": 5}, "/cron", "is text"),
+        ({"cron": "0 0 * 2 1#5"}, "/cron", "no instant within ten years"),
+        ({"cron": "@daily", "zone": "localtime"}, "/zone", "there is no zone"),
+        ({"cron": "@daily", "starts_at": NOON.replace(year=9999)}, "/starts_at", "the years"),
         ({"cron": "@daily", "zone": "Europe/Atlantis"}, "/zone", "there is no zone"),
         ({"cron": "@daily", "zone": "../etc/passwd"}, "/zone", "there is no zone"),
         ({"every": timedelta(0)}, "/every", "1 second"),
