@@ -15,6 +15,7 @@ from typing import Any, Self
 from iaflow.data.records import (
     DecisionRecord,
     EventRecord,
+    NoticeRecord,
     PauseRecord,
     PipelineRecord,
     RunRecord,
@@ -380,6 +381,10 @@ class Client:
     def inbox(self, run_id: str | None = None) -> list[PauseRecord]:
         """Return the open questions, the oldest first; of one run if given."""
         return self._engine.pauses.list_open(run_id=run_id)
+
+    def notices(self, run_id: str) -> list[NoticeRecord]:
+        """Return what people were told of a run, or are to be, with what became of it."""
+        return self._engine.notices.of_run(run_id)
 
     def pause(self, pause_id: str) -> PauseRecord:
         """Return a question; raises NotFound."""

@@ -20,7 +20,6 @@ from iaflow.pipeline import (
     forms,
     graph,
     input_schema,
-    not_yet,
     policies,
     reading,
     step_config,
@@ -40,7 +39,6 @@ from iaflow.pipeline.definition import (
 from iaflow.pipeline.graph import Edge, Graph, Node, ancestors, build_graph
 from iaflow.pipeline.input_schema import find_schema_problems, known_parameters, merge_parameters
 from iaflow.pipeline.joins import find_exclusive_joins
-from iaflow.pipeline.not_yet import NOT_YET, find_unsupported
 from iaflow.pipeline.policies import find_slips
 from iaflow.pipeline.reading import Speller, clip
 from iaflow.pipeline.secrets import find_secrets
@@ -51,7 +49,6 @@ from iaflow.pipeline.templating import RESERVED_ROOTS, Path, Template
 
 __all__ = [
     "CODES",
-    "NOT_YET",
     "Checked",
     "check",
     "compile_definition",
@@ -70,7 +67,6 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         **input_schema.CODES,
         **step_config.CODES,
         **policies.CODES,
-        **not_yet.CODES,
         "parameter_unknown": "there is no parameter of that name",
         "output_undeclared": "a step does not promise that output",
         "step_not_before": "a step is read by one that it does not run before",
@@ -555,10 +551,6 @@ def _check_secrets(facts: _Facts) -> Iterator[Problem]:
 _KEPT_CONFIG: Final = frozenset({"show", "ui_schema"})
 
 
-def _check_support(facts: _Facts) -> Iterator[Problem]:
-    return find_unsupported(facts.graph)
-
-
 _RULES: Final[tuple[Callable[[_Facts], Iterator[Problem]], ...]] = (
     _check_templates,
     _check_conditions,
@@ -568,5 +560,4 @@ _RULES: Final[tuple[Callable[[_Facts], Iterator[Problem]], ...]] = (
     _check_cancels,
     _check_steps,
     _check_secrets,
-    _check_support,
 )

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 
+from iaflow.concurrency import run_in_own_thread
 from iaflow.data.records import NoticeRecord
 from iaflow.data.status import NoticeKind
 from iaflow.pipeline.engine import Engine
@@ -214,9 +215,14 @@ class Courier:
     async def _notify(self, notice: NoticeRecord) -> _Delivery:
         try:
             async with asyncio.timeout(DELIVERY_SECONDS):
-                told = self._services.get(NOTIFIER).notify(notice)
-                if inspect.isawaitable(told):
-                    await told
+                notify = self._services.get(NOTIFIER).notify
+                if inspect.iscoroutinefunction(notify):
+                    await notify(notice)
+                else:
+                    # Steps work on this loop: mail by a plain library must not hold them up.
+                    told = await run_in_own_thread(notify, notice)
+                    if inspect.isawaitable(told):
+                        await told
         except Exception as error:  # noqa: BLE001  whatever a service raises: it is tried again
             return _Delivery(notice, f"{type(error).__name__}: {error}"[:1000])
         return _Delivery(notice, None)

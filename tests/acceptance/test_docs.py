@@ -23,7 +23,7 @@ from iaflow.cli.exits import ExitCode
 from iaflow.data.status import RUN_CHANGES, STEP_CHANGES
 from iaflow.database.tables import build_tables
 from iaflow.pipeline import definition, forms, importer, step_config
-from iaflow.pipeline.check import CODES, NOT_YET, check
+from iaflow.pipeline.check import CODES, check
 from iaflow.pipeline.definition import JoinType, On, StepType
 from iaflow.pipeline.fields import FieldType
 from iaflow.pipeline.forms import ANSWER_CODES
@@ -257,13 +257,6 @@ def test_the_codes_at_run_time() -> None:
     rows = [row[0] for row in table_of(LANGUAGE, "Codes at run time")]
     assert len(set(rows)) == len(rows)
     assert set(rows) == set(find_run_codes())
-
-
-def test_what_is_not_supported_yet() -> None:
-    assert [row[0] for row in table_of(LANGUAGE, "Not supported yet")] == list(NOT_YET)
-    told = section_of(README, "What works today, and what does not yet")
-    words = set(chain.from_iterable(feature.split() for feature in NOT_YET))
-    assert {word for word in words if word not in told} <= {"type", "conditions"}
 
 
 def test_the_fields_of_a_form() -> None:

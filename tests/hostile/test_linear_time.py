@@ -31,8 +31,7 @@ def document(steps: list[dict[str, Any]], edges: Edges, **keys: Any) -> str:
 
 
 def check_within(seconds: float, text: str) -> tuple[Problem, ...]:
-    errors = within(seconds, lambda: check(text, max_bytes=16 * MAX_BYTES)).errors
-    return tuple(error for error in errors if error.code != "not_supported")
+    return within(seconds, lambda: check(text, max_bytes=16 * MAX_BYTES)).errors
 
 
 def name_steps(count: int) -> list[str]:

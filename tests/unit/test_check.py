@@ -15,7 +15,6 @@ import iaflow.pipeline
 from iaflow.errors import DefinitionRefused, InputRefused
 from iaflow.pipeline.check import (
     CODES,
-    NOT_YET,
     Checked,
     check,
     compile_definition,
@@ -636,7 +635,7 @@ REFUSED: tuple[tuple[dict[str, Any], str, str], ...] = (
 def test_what_is_refused(given: dict[str, Any], code: str, pointer: str) -> None:
     everything = found(check(given))
     assert (code, pointer) in everything
-    assert {other for other, _ in everything} <= {code, "not_supported"}
+    assert {other for other, _ in everything} <= {code}
 
 
 def test_all_findings_of_all_rules_come_at_once() -> None:
@@ -737,9 +736,9 @@ def test_exclusive_branches_are_followed_to_the_join_where_they_meet() -> None:
     assert found(check(either)) == []
 
 
-# --- what this release does not run yet
+# --- the whole language
 
-UNSUPPORTED: tuple[tuple[dict[str, Any], str, str], ...] = (
+WHOLE_LANGUAGE: tuple[tuple[dict[str, Any], str, str], ...] = (
     (
         document(task("a", foreach={"items": [1]}, inputs={"x": "{{ item }}"})),
         "foreach",
@@ -809,20 +808,9 @@ UNSUPPORTED: tuple[tuple[dict[str, Any], str, str], ...] = (
 )
 
 
-@pytest.mark.parametrize(("given", "feature", "pointer"), UNSUPPORTED)
-def test_what_is_not_run_yet_is_refused_by_name(
-    given: dict[str, Any], feature: str, pointer: str
-) -> None:
-    checked = check(given)
-    if feature in NOT_YET:
-        assert found(checked) == [("not_supported", pointer)]
-        assert feature in checked.errors[0].message
-    else:
-        assert found(checked) == []
-
-
-def test_every_row_of_what_is_not_run_yet_is_tried() -> None:
-    assert set(NOT_YET) <= {feature for _, feature, _ in UNSUPPORTED}
+@pytest.mark.parametrize(("given", "feature", "pointer"), WHOLE_LANGUAGE)
+def test_the_whole_language_is_run(given: dict[str, Any], feature: str, pointer: str) -> None:
+    assert found(check(given)) == [], f"{feature} at {pointer}"
 
 
 # --- parameters
@@ -933,7 +921,7 @@ def test_every_code_in_the_source_is_in_the_list() -> None:
     known = {**CODES, **ANSWER_CODES, **INPUT_CODES}
     folder = Path(iaflow.pipeline.__path__[0])
     rooms = (
-        "strict_json reading definition graph joins policies step_config not_yet input_schema check"
+        "strict_json reading definition graph joins policies step_config input_schema check"
         " paths templating expressions condition_parser conditions fields forms"
     )
     text = "".join((folder / f"{room}.py").read_text(encoding="utf-8") for room in rooms.split())

@@ -103,7 +103,7 @@ def _condition(
     """Return a condition, as text or as an object; `inner` is what it is made of in its turn."""
     meanings = {kind: _KINDS.get(kind, "") for kind in kinds}
     described = {
-        "type": choice(list_meanings("How it judges.", meanings, kind="conditions"), kinds),
+        "type": choice(list_meanings("How it judges.", meanings), kinds),
         "config": mapping("What is compared, called or asked."),
         "conditions": listing("At least one condition.", refer(inner), minItems=1),
         "condition": refer(inner, "The condition whose contrary is meant."),

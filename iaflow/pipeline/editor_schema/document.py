@@ -171,7 +171,7 @@ def _step() -> Schema:
         "id": _id("The step's key: letters, digits, _ and -; unique also ignoring case.")
         | {"not": {"enum": sorted(RESERVED_IDS)}},
         "type": choice(
-            list_meanings("What kind of thing the step does.", meanings, kind="type"),
+            list_meanings("What kind of thing the step does.", meanings),
             StepType,
             default=str(StepType.TASK),
         ),

@@ -10,8 +10,6 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
-from iaflow.pipeline.not_yet import NOT_YET
-
 __all__ = [
     "NOT_BLANK",
     "Schema",
@@ -96,17 +94,14 @@ def closed(
     """
     Return an object that has no keys but the known ones.
 
-    What is described is said to be missing from the release where it is; what is known but not
-    described may be there, so that the schema is never stricter than the language.
+    What is known but not described may be there, so that the schema is never stricter than the
+    language.
 
     Args:
         known: the keys, as the reader of the language has them.
         described: their schemas, in the order in which an editor shows them.
     """
     properties: Schema = {key: schema for key, schema in described.items() if key in known}
-    for key in NOT_YET.keys() & properties.keys():
-        said = properties[key]["description"]
-        properties[key]["description"] = f"{said} {_NOT_YET}"
     properties |= dict.fromkeys(sorted(set(known) - described.keys()), True)
     schema = {"title": title, "type": "object", "properties": properties}
     needed = {"required": list(required)} if required else {}
@@ -125,18 +120,6 @@ def is_one_of(key: str, values: Iterable[str], *, default: str | None = None) ->
     return {"properties": {key: {"enum": wanted}}, **required}
 
 
-def list_meanings(opening: str, meanings: Mapping[str, str], *, kind: str = "") -> str:
-    """
-    Return a description with a line for each word that may stand there.
-
-    Args:
-        kind: what stands before, or after, a word in the names of what is not supported yet.
-    """
-    lines = [opening]
-    for name, meaning in meanings.items():
-        is_late = not NOT_YET.keys().isdisjoint({f"{kind} {name}", f"{name} {kind}"})
-        lines.append(f"{name}: {meaning}" + (f" {_NOT_YET}" if is_late else ""))
-    return "\n".join(lines)
-
-
-_NOT_YET: Final = "(Not supported yet.)"
+def list_meanings(opening: str, meanings: Mapping[str, str]) -> str:
+    """Return a description with a line for each word that may stand there."""
+    return "\n".join([opening, *(f"{name}: {meaning}" for name, meaning in meanings.items())])
