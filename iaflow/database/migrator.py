@@ -40,7 +40,7 @@ __all__ = [
     "upgrade",
 ]
 
-HEAD_REVISION = "iaflow_0003"
+HEAD_REVISION = "iaflow_0004"
 """The newest revision; the prefix keeps it apart from those of a host's own Alembic."""
 
 OLDEST_REVISION = "iaflow_0003"

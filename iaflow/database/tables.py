@@ -12,11 +12,9 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
-    DateTime,
     ForeignKey,
     Index,
     Integer,
@@ -30,7 +28,6 @@ from sqlalchemy import (
     false,
     text,
 )
-from sqlalchemy.dialects import postgresql
 
 from iaflow.data.status import (
     FireStatus,
@@ -40,19 +37,14 @@ from iaflow.data.status import (
     StepEnd,
     StepStatus,
 )
+from iaflow.database import account_tables as accounts
+from iaflow.database.columns import BIG, INSTANT, JSON_TEXT, UUID
 
 __all__ = ["Tables", "build_tables"]
 
-# Ids are uuid7, so new rows go to the right end of every index. SQLite has text for both;
-# instants there are ISO 8601 in UTC of one width, so that their order is the order of time.
-UUID = String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
-INSTANT = String(32).with_variant(DateTime(timezone=True), "postgresql")
-# `json`, not `jsonb`, which rewrites numbers and the order of keys.
-JSON_TEXT = Text().with_variant(postgresql.JSON(), "postgresql")
 ENDED_FAMILY = "finished_at IS NOT NULL AND parent_run_id IS NULL"
 TO_BE_REMINDED = "status = 'open' AND notice_at IS NOT NULL"
 TO_BE_FIRED = "next_at IS NOT NULL AND NOT is_paused"
-BIG = BigInteger().with_variant(Integer(), "sqlite")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +67,12 @@ class Tables:
     notices: Table
     schedules: Table
     schedule_fires: Table
+    users: Table
+    sessions: Table
+    api_tokens: Table
+    sign_ins: Table
+    answer_links: Table
+    audit_events: Table
     schema_info: Table
 
 
@@ -87,6 +85,7 @@ def build_tables(schema: str | None) -> Tables:
     runs = _runs(metadata, versions)
     pauses = _pauses(metadata, runs)
     schedules = _schedules(metadata)
+    users = accounts.users(metadata)
     return Tables(
         metadata=metadata,
         pipelines=pipelines,
@@ -104,6 +103,12 @@ def build_tables(schema: str | None) -> Tables:
         notices=_notices(metadata, runs),
         schedules=schedules,
         schedule_fires=_schedule_fires(metadata, schedules),
+        users=users,
+        sessions=accounts.sessions(metadata, users),
+        api_tokens=accounts.api_tokens(metadata, users),
+        sign_ins=accounts.sign_ins(metadata),
+        answer_links=accounts.answer_links(metadata, pauses),
+        audit_events=accounts.audit_events(metadata),
         schema_info=_schema_info(metadata),
     )
 
@@ -179,6 +184,9 @@ def _runs(metadata: MetaData, versions: Table) -> Table:
         Index("runs_key", "idempotency_key", unique=True),
         Index("runs_by_status", "status", "run_id"),
         Index("runs_by_slug", "slug", "run_id"),
+        # lists of one pipeline's runs in one status, and of what somebody has started
+        Index("runs_by_slug_status", "slug", "status", "run_id"),
+        Index("runs_by_starter", "started_by", "run_id"),
         Index("runs_by_parent", "parent_run_id", **_where(text("parent_run_id IS NOT NULL"))),
         Index("runs_deadline", "deadline_at", **_where(unfinished)),
         Index("runs_unfinished", "slug", "status", "run_id", **_where(unfinished)),

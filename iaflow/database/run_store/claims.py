@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from iaflow.data.records import NO_INDEX, StepTask
 from iaflow.data.status import StepStatus
+from iaflow.database.columns import INSTANT
 from iaflow.database.connections import Connection, Row
 from iaflow.database.dialects import Database
 from iaflow.database.run_store.readable import is_readable
@@ -30,7 +31,6 @@ from iaflow.database.statements import (
     look_up_each,
     read_instant,
 )
-from iaflow.database.tables import INSTANT
 
 __all__ = ["ClaimRow", "ClaimStore", "HandedBack", "LostClaim", "read_task"]
 

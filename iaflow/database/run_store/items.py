@@ -17,10 +17,10 @@ from sqlalchemy.dialects import postgresql
 
 from iaflow.data.records import NO_INDEX, NewItems
 from iaflow.data.status import END_OF_STEP, StepEnd, StepStatus
+from iaflow.database.columns import INSTANT, UUID
 from iaflow.database.connections import Connection
 from iaflow.database.dialects import Database
 from iaflow.database.statements import POSTGRES, Statement, dump_json, literal_word
-from iaflow.database.tables import INSTANT, UUID
 
 __all__ = ["ItemStore"]
 
