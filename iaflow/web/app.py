@@ -1,0 +1,168 @@
+"""The app: routes, who may ask them, and how errors become replies, put together.
+
+Decides which routers and layers there are and in which order; never what a route does. Called by
+`iaflow web`, or by a host that mounts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Final
+
+import anyio.to_thread
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from iaflow.auth import AuthMiddleware, SessionManager
+from iaflow.client import Client
+from iaflow.data.accounts import Principal
+from iaflow.errors import IaflowError, Problem, SettingsRefused
+from iaflow.pipeline.strict_json import join_pointer
+from iaflow.settings import Settings, load_settings
+from iaflow.web import routes
+from iaflow.web.guard import Guard
+from iaflow.web.openapi import describe_app
+from iaflow.web.policies import Parts, PermissionMissing, policy_of
+from iaflow.web.problems import ProblemReply, Refused, describe_error
+
+__all__ = ["PUBLIC", "create_app", "open_app"]
+
+PUBLIC: Final = ("/healthz", "/readyz", "/api/v1/session", "/l/*")
+"""Where nobody needs to have signed in to be heard; their routes say what that is good for."""
+
+THREADS: Final = 16
+"""Requests at work at once in one process; each has a database connection of its own."""
+
+
+def create_app(
+    client: Client,
+    sessions: SessionManager,
+    settings: Settings,
+    *,
+    development_user: Principal | None = None,
+) -> FastAPI:
+    """
+    Return the web as an ASGI app: to be served, or mounted in an app of yours.
+
+    Mounted, it keeps its own sign-in: layers of the host are around it, not inside.
+
+    Args:
+        client: what its routes ask; who opened it closes it, as with `sessions`.
+        development_user: signs in whoever asks; only for a server on a loopback address.
+
+    Raises:
+        AssertionError: a route names no policy.
+    """
+    app = FastAPI(
+        title="iaflow",
+        version=version("iaflow-pipelines"),
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_live,
+        redirect_slashes=False,
+    )
+    app.state.parts = Parts(client, sessions, settings, development_user is not None)
+    _add_routes(app, routes.ROUTERS)
+    app.openapi = lambda: describe_app(app)  # type: ignore[method-assign]
+    for kind in (IaflowError, Refused):
+        app.add_exception_handler(kind, _reply)
+    app.add_exception_handler(PermissionMissing, _reply_to_missing)
+    app.add_exception_handler(RequestValidationError, _reply_to_invalid)
+    app.add_exception_handler(HTTPException, _reply_to_http)
+    # The last one added is the outermost.
+    app.add_middleware(
+        AuthMiddleware, sessions=sessions, public=PUBLIC, development_user=development_user
+    )
+    app.add_middleware(Guard)
+    return app
+
+
+def open_app(settings: Settings | None = None) -> FastAPI:
+    """
+    Return the web on the database and broker that the settings name.
+
+    Raises:
+        NotReachable, SchemaOutdated, SettingsRefused: it cannot work; without a secret key of
+            at least 32 bytes in `IAFLOW_SECRET_KEY`, above all.
+    """
+    settings = settings or load_settings()
+    client = Client(settings=settings)
+    key = settings.secret_key
+    if key is None:
+        raise SettingsRefused("the web needs IAFLOW_SECRET_KEY, at least 32 random bytes")
+    sessions = SessionManager(settings.database_url, settings=settings)
+    return create_app(client, sessions, settings)
+
+
+@asynccontextmanager
+async def _live(app: FastAPI) -> AsyncIterator[None]:
+    anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+    yield
+
+
+def _add_routes(app: FastAPI, routers: Iterable[APIRouter]) -> None:
+    for router in routers:
+        for route in router.routes:
+            assert policy_of(route) is not None, f"{route!r} names no policy"
+            app.router.routes.append(route)
+
+
+# --- replies
+
+
+def _request_id(request: Request) -> str:
+    return str(request.scope.get("iaflow.request_id", ""))
+
+
+async def _reply(request: Request, error: Exception) -> Response:
+    return describe_error(error).as_response(_request_id(request))
+
+
+def _reply_to_missing(request: Request, error: Exception) -> Response:
+    # Not a coroutine: it writes, so it belongs in a thread.
+    assert isinstance(error, PermissionMissing)
+    route = request.scope.get("route")
+    place = str(getattr(route, "path", ""))
+    error.caller.record("permission.refused", place, {"permission": error.permission.value})
+    return describe_error(error).as_response(_request_id(request))
+
+
+async def _reply_to_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    problems = tuple(_problem_of(one) for one in error.errors())
+    in_body = all(problem.pointer.startswith("/body") for problem in problems)
+    code = "body_refused" if in_body else "parameters_refused"
+    first = problems[0]
+    reply = ProblemReply(code, f"{first.pointer}: {first.message}", problems)
+    return reply.as_response(_request_id(request))
+
+
+async def _reply_to_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    match error.status_code:
+        case 405:
+            allowed = headers.get("Allow", "")
+            reply = ProblemReply(
+                "method_not_allowed", f"here there is only {allowed}", headers=headers
+            )
+        case 404:
+            reply = ProblemReply("not_found", "there is no such place in this API")
+        case _:
+            reply = ProblemReply("body_refused", "the body cannot be read")
+    return reply.as_response(_request_id(request))
+
+
+def _problem_of(one: dict[str, object]) -> Problem:
+    place = one.get("loc")
+    parts = place if isinstance(place, tuple | list) else ()
+    return Problem(
+        code=str(one.get("type", "invalid")),
+        pointer=join_pointer("", *(part for part in parts if isinstance(part, str | int))),
+        message=str(one.get("msg", "it is refused")),
+    )

@@ -1,0 +1,156 @@
+"""Who may ask a route: each names one policy, and without one the app does not start.
+
+Decides whether a request may go on, by the permission that its route names; never which rows it
+may see (the statements do). Every route's parameter `caller` is one of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Depends, Request
+from starlette.routing import BaseRoute
+
+from iaflow.auth import SessionManager
+from iaflow.auth.middleware import client_address
+from iaflow.client import Client
+from iaflow.data.accounts import Asked, Permission, Principal, Sight
+from iaflow.errors import NotAllowed
+from iaflow.settings import Settings
+from iaflow.web.problems import Refused
+
+__all__ = ["Caller", "Parts", "Policy", "anybody", "needs", "policy_of", "signed_in"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an app stands on; its routes find it in `app.state.parts`."""
+
+    client: Client
+    sessions: SessionManager
+    settings: Settings
+    is_development: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """
+    Who asks, and of what: all that a route needs besides its own parameters.
+
+    Attributes:
+        principal: None on a public route, if nobody has signed in.
+        address: of the machine that asks.
+    """
+
+    parts: Parts
+    principal: Principal | None
+    address: str
+    request_id: str
+
+    @property
+    def client(self) -> Client:
+        return self.parts.client
+
+    @property
+    def sessions(self) -> SessionManager:
+        return self.parts.sessions
+
+    @property
+    def me(self) -> Principal:
+        """Who has signed in; there is somebody wherever the policy is not `anybody`."""
+        assert self.principal is not None
+        return self.principal
+
+    @property
+    def sight(self) -> Sight:
+        return self.me.sight
+
+    @property
+    def asked(self) -> Asked:
+        """What decides which questions the caller sees."""
+        me = self.me
+        return Asked(me.name, me.roles, is_admin=me.is_admin, sight=me.sight)
+
+    def may(self, permission: Permission) -> bool:
+        return self.me.may(permission)
+
+    def record(self, action: str, target: str = "", detail: Mapping[str, Any] | None = None) -> None:
+        """Keep what was done in the audit; after it was done, and never with data in it."""
+        self.sessions.audit.record(
+            action,
+            actor=self.principal.name if self.principal is not None else None,
+            target=target,
+            address=self.address,
+            request_id=self.request_id,
+            detail=detail,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """
+    Who may ask a route.
+
+    Attributes:
+        permission: what is needed; None: to have signed in.
+        is_public: not even that.
+    """
+
+    permission: Permission | None = None
+    is_public: bool = False
+
+    async def __call__(self, request: Request) -> Caller:
+        caller = _caller_of(request)
+        if self.is_public:
+            return caller
+        if caller.principal is None:
+            raise Refused("not_signed_in", "sign in, or send a token: Authorization: Bearer …")
+        if self.permission is not None and not caller.principal.may(self.permission):
+            raise PermissionMissing(caller, self.permission)
+        return caller
+
+
+class PermissionMissing(NotAllowed):
+    """The principal has not the permission that the route names; it is kept in the audit."""
+
+    def __init__(self, caller: Caller, permission: Permission) -> None:
+        self.caller = caller
+        self.permission = permission
+        super().__init__(f"this needs the permission {permission}, which {caller.me.name} lacks")
+
+
+def needs(permission: Permission) -> Any:
+    """Return the policy of a route that needs a permission, as a parameter's default."""
+    return Depends(Policy(permission))
+
+
+def signed_in() -> Any:
+    """Return the policy of a route that everybody may ask who has signed in."""
+    return Depends(Policy())
+
+
+def anybody() -> Any:
+    """Return the policy of a route that needs no sign-in; few are."""
+    return Depends(Policy(is_public=True))
+
+
+def policy_of(route: BaseRoute) -> Policy | None:
+    """Return a route's policy; None: it has none, and must not be served."""
+    dependant = getattr(route, "dependant", None)
+    for one in getattr(dependant, "dependencies", ()):
+        if isinstance(one.call, Policy):
+            return one.call
+    return None
+
+
+def _caller_of(request: Request) -> Caller:
+    user = request.scope.get("user")
+    parts: Parts = request.app.state.parts
+    return Caller(
+        parts=parts,
+        principal=user if isinstance(user, Principal) else None,
+        address=client_address(request.scope, parts.settings.trusted_proxies),
+        request_id=str(request.scope.get("iaflow.request_id", "")),
+    )

@@ -1,0 +1,10 @@
+"""The routes of the API, by what they are about.
+
+Decides their order alone: the first that matches serves. Read by the app.
+"""
+
+from iaflow.web.routes import health
+
+__all__ = ["ROUTERS"]
+
+ROUTERS = (health.router,)

@@ -1,0 +1,116 @@
+"""Serving the app: which address, how patient with a client, and what must hold before.
+
+Decides where it listens and that nobody can keep a connection for nothing; never what is
+replied. Called by `python -m iaflow.web`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from typing import Any, Final
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from iaflow.errors import SettingsRefused
+
+__all__ = ["PatientProtocol", "is_loopback", "make_server", "require_loopback", "serve"]
+
+HEAD_SECONDS: Final = 10.0
+"""The head of a request must have come by then, from when the connection was free for it."""
+
+MOST_HEAD_BYTES: Final = 32 * 1024
+MOST_CONNECTIONS: Final = 2_000
+GRACE_SECONDS: Final = 5
+"""A stop waits so long for replies that have begun; streams of events end at once."""
+
+
+class PatientProtocol(H11Protocol):
+    """Closes a connection whose next request does not arrive: slowly, or not at all."""
+
+    _waiting: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_waiting()
+        elif self._waiting is None:
+            self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._waiting = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+    def _give_up(self) -> None:
+        self._waiting = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+
+
+def serve(app: ASGIApp, *, host: str, port: int, **options: Any) -> None:
+    """
+    Serve the app until SIGTERM or SIGINT.
+
+    Args:
+        host, port: where it listens; port 0 is any that is free.
+        options: more of uvicorn's, such as `ssl_certfile`.
+    """
+    make_server(app, host=host, port=port, **options).run()
+
+
+def make_server(app: ASGIApp, *, host: str, port: int, **options: Any) -> uvicorn.Server:
+    """Return a server that has not begun; see `serve`."""
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=PatientProtocol,
+        ws="none",
+        # Which proxies are trusted is a setting of ours, and read by ourselves.
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+        h11_max_incomplete_event_size=MOST_HEAD_BYTES,
+        limit_concurrency=MOST_CONNECTIONS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        **options,
+    )
+    return uvicorn.Server(config)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach a server that listens there."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def require_loopback(host: str) -> None:
+    """
+    Refuse a development sign-in that others could use.
+
+    Raises:
+        SettingsRefused: `host` is not a loopback address.
+    """
+    if not is_loopback(host):
+        raise SettingsRefused(
+            f"--dev signs everybody in, so it listens on 127.0.0.1 alone, not on {host}"
+        )
