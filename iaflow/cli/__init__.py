@@ -26,6 +26,7 @@ from iaflow.cli.schedules import schedules
 from iaflow.cli.showing import show
 from iaflow.cli.simulating import simulate
 from iaflow.cli.terminal import errors, line, write_error
+from iaflow.cli.web import web
 from iaflow.errors import (
     AnswerRefused,
     DefinitionRefused,
@@ -78,7 +79,7 @@ click.rich_click.COMMAND_GROUPS = {
             "name": "Definitions",
             "commands": ["validate", "simulate", "schema", "import", "pipelines"],
         },
-        {"name": "Operate", "commands": ["worker", "flower", "db", "doctor", "metrics"]},
+        {"name": "Operate", "commands": ["worker", "web", "flower", "db", "doctor", "metrics"]},
     ]
 }
 
@@ -116,6 +117,7 @@ for _command in (
     schedules,
     db,
     worker,
+    web,
     flower,
     doctor,
     metrics,

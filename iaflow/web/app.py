@@ -6,6 +6,7 @@ Decides which routers and layers there are and in which order; never what a rout
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -14,6 +15,8 @@ from typing import Final
 import anyio.to_thread
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import SecretStr
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -82,27 +85,42 @@ def create_app(
     return app
 
 
-def open_app(settings: Settings | None = None) -> FastAPI:
+def open_app(
+    settings: Settings | None = None, *, development_user: Principal | None = None
+) -> FastAPI:
     """
-    Return the web on the database and broker that the settings name.
+    Return the web on the database and broker that the settings name; its server closes them.
+
+    Args:
+        development_user: signs in whoever asks; only for a server on a loopback address.
 
     Raises:
         NotReachable, SchemaOutdated, SettingsRefused: it cannot work; without a secret key of
             at least 32 bytes in `IAFLOW_SECRET_KEY`, above all.
     """
     settings = settings or load_settings()
+    if settings.secret_key is None:
+        if development_user is None:
+            raise SettingsRefused("the web needs IAFLOW_SECRET_KEY, at least 32 random bytes")
+        # What it signs need not outlive it: there is nobody who has signed in.
+        settings = settings.model_copy(update={"secret_key": SecretStr(secrets.token_urlsafe(32))})
     client = Client(settings=settings)
-    key = settings.secret_key
-    if key is None:
-        raise SettingsRefused("the web needs IAFLOW_SECRET_KEY, at least 32 random bytes")
-    sessions = SessionManager(settings.database_url, settings=settings)
-    return create_app(client, sessions, settings)
+    try:
+        sessions = SessionManager(settings.database_url, settings=settings)
+    except BaseException:
+        client.close()
+        raise
+    app = create_app(client, sessions, settings, development_user=development_user)
+    app.state.owned = (sessions, client)
+    return app
 
 
 @asynccontextmanager
 async def _live(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
     yield
+    for part in getattr(app.state, "owned", ()):
+        await run_in_threadpool(part.close)
 
 
 def _add_routes(app: FastAPI, routers: Iterable[APIRouter]) -> None:

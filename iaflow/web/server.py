@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
+from collections.abc import Callable
 from typing import Any, Final
 
 import uvicorn
@@ -23,6 +25,7 @@ HEAD_SECONDS: Final = 10.0
 
 MOST_HEAD_BYTES: Final = 32 * 1024
 MOST_CONNECTIONS: Final = 2_000
+BACKLOG: Final = 2_048
 GRACE_SECONDS: Final = 5
 """A stop waits so long for replies that have begun; streams of events end at once."""
 
@@ -61,15 +64,28 @@ class PatientProtocol(H11Protocol):
             self.transport.close()
 
 
-def serve(app: ASGIApp, *, host: str, port: int, **options: Any) -> None:
+def serve(
+    app: ASGIApp,
+    *,
+    host: str,
+    port: int,
+    tell: Callable[[int], object] = lambda port: None,
+    **options: Any,
+) -> None:
     """
     Serve the app until SIGTERM or SIGINT.
 
     Args:
         host, port: where it listens; port 0 is any that is free.
+        tell: is given the port once it listens.
         options: more of uvicorn's, such as `ssl_certfile`.
+
+    Raises:
+        OSError: it cannot listen there.
     """
-    make_server(app, host=host, port=port, **options).run()
+    listener = _listen(host, port)
+    tell(listener.getsockname()[1])
+    make_server(app, host=host, port=port, **options).run(sockets=[listener])
 
 
 def make_server(app: ASGIApp, *, host: str, port: int, **options: Any) -> uvicorn.Server:
@@ -91,6 +107,22 @@ def make_server(app: ASGIApp, *, host: str, port: int, **options: Any) -> uvicor
         **options,
     )
     return uvicorn.Server(config)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    # Here and not by uvicorn, which would end the process where a port is taken.
+    [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def is_loopback(host: str) -> bool:

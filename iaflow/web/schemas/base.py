@@ -1,0 +1,92 @@
+"""What all bodies and replies have in common: strictness, pages, instants, names in paths.
+
+Decides how strict a body is read and how a list is replied; never what is in either. Used by the
+other schemas and the routes.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, TypeVar
+
+from fastapi import Path, Query
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+
+from iaflow.errors import NotFound
+
+__all__ = ["Body", "Cursor", "Instant", "Limit", "Named", "Object", "Page", "Reply"]
+
+T = TypeVar("T")
+
+
+class Body(BaseModel):
+    """What a request may say: nothing else than its fields, and no value that is converted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Reply(BaseModel):
+    """What is told of something: its fields, one by one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Page(Reply, Generic[T]):
+    """A part of a list, and how the following part is asked for."""
+
+    items: list[T]
+    next: str | None = Field(
+        default=None,
+        description="The `cursor` of the following page; null: this is the last.",
+        examples=[None, "cnVuczowMTk5"],
+    )
+
+
+Limit = Annotated[int, Query(ge=1, le=200, description="At most so many.", examples=[50])]
+
+Cursor = Annotated[
+    str | None,
+    Query(
+        max_length=1000,
+        pattern=r"^[A-Za-z0-9_-]+$",
+        description="The `next` of the page before.",
+    ),
+]
+
+
+def _as_name(text: str) -> str:
+    if "\x00" in text or len(text) > 400:
+        # No name of anything has it, and no database would take it.
+        raise NotFound("there is nothing of that name")
+    return text
+
+
+Named = Annotated[str, Path(min_length=1), AfterValidator(_as_name)]
+"""What a path names; whatever is not there is 404, however it is spelt."""
+
+
+def _only_text(value: object) -> object:
+    if isinstance(value, str | datetime):
+        return value
+    raise ValueError("an instant is text, such as 2026-03-08T07:00:00Z")
+
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("no calendar reaches so far") from None
+
+
+Instant = Annotated[
+    AwareDatetime,
+    BeforeValidator(_only_text),
+    AfterValidator(_in_utc),
+    Field(
+        description="ISO 8601 with offset; what is replied is in UTC.",
+        examples=["2026-03-08T07:00:00Z"],
+    ),
+]
+
+Object = dict[str, Any]
+"""A JSON object of the user's: its keys are not ours."""
