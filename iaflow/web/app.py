@@ -31,6 +31,7 @@ from iaflow.web.guard import Guard
 from iaflow.web.openapi import describe_app
 from iaflow.web.policies import Parts, PermissionMissing, policy_of
 from iaflow.web.problems import ProblemReply, Refused, describe_error
+from iaflow.web.tracking import Tracker
 
 __all__ = ["PUBLIC", "create_app", "open_app"]
 
@@ -47,6 +48,7 @@ def create_app(
     settings: Settings,
     *,
     development_user: Principal | None = None,
+    tracker: Tracker | None = None,
 ) -> FastAPI:
     """
     Return the web as an ASGI app: to be served, or mounted in an app of yours.
@@ -56,6 +58,7 @@ def create_app(
     Args:
         client: what its routes ask; who opened it closes it, as with `sessions`.
         development_user: signs in whoever asks; only for a server on a loopback address.
+        tracker: what wakes event streams; None: one of its own.
 
     Raises:
         AssertionError: a route names no policy.
@@ -69,7 +72,8 @@ def create_app(
         lifespan=_live,
         redirect_slashes=False,
     )
-    app.state.parts = Parts(client, sessions, settings, development_user is not None)
+    tracker = Tracker(client) if tracker is None else tracker
+    app.state.parts = Parts(client, sessions, settings, tracker, development_user is not None)
     _add_routes(app, routes.ROUTERS)
     app.openapi = lambda: describe_app(app)  # type: ignore[method-assign]
     for kind in (IaflowError, Refused):
@@ -119,6 +123,7 @@ def open_app(
 async def _live(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
     yield
+    await run_in_threadpool(app.state.parts.tracker.close)
     for part in getattr(app.state, "owned", ()):
         await run_in_threadpool(part.close)
 

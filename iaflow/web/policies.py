@@ -20,6 +20,7 @@ from iaflow.data.accounts import Asked, Permission, Principal, Sight
 from iaflow.errors import NotAllowed
 from iaflow.settings import Settings
 from iaflow.web.problems import Refused
+from iaflow.web.tracking import Tracker
 
 __all__ = ["Caller", "Parts", "Policy", "anybody", "needs", "policy_of", "signed_in"]
 
@@ -31,6 +32,7 @@ class Parts:
     client: Client
     sessions: SessionManager
     settings: Settings
+    tracker: Tracker
     is_development: bool = False
 
 
@@ -76,7 +78,9 @@ class Caller:
     def may(self, permission: Permission) -> bool:
         return self.me.may(permission)
 
-    def record(self, action: str, target: str = "", detail: Mapping[str, Any] | None = None) -> None:
+    def record(
+        self, action: str, target: str = "", detail: Mapping[str, Any] | None = None
+    ) -> None:
         """Keep what was done in the audit; after it was done, and never with data in it."""
         self.sessions.audit.record(
             action,

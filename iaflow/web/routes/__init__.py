@@ -3,8 +3,14 @@
 Decides their order alone: the first that matches serves. Read by the app.
 """
 
-from iaflow.web.routes import health
+from iaflow.web.routes import health, run_control, runs, steps, streams
 
 __all__ = ["ROUTERS"]
 
-ROUTERS = (health.router,)
+ROUTERS = (
+    health.router,
+    run_control.router,
+    runs.router,
+    steps.router,
+    streams.router,
+)
