@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 __all__ = [
+    "AccountRefused",
     "AnswerRefused",
     "Conflict",
+    "CredentialsRefused",
     "DefinitionRefused",
     "Fail",
     "IaflowError",
@@ -27,8 +29,10 @@ __all__ = [
     "ScheduleRefused",
     "SchemaOutdated",
     "SettingsRefused",
+    "SignInRefused",
     "Skip",
     "StepError",
+    "TooMany",
 ]
 
 
@@ -105,11 +109,20 @@ class AnswerRefused(IaflowError):
         super().__init__("; ".join(f"{p.pointer}: {p.message}" for p in problems))
 
 
+class AccountRefused(IaflowError):
+    """A name, password, role or scope cannot be used; nothing was changed. `problems` say why."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        self.problems = problems
+        lines = (f"{p.pointer}: {p.message}" + (f" ({p.hint})" if p.hint else "") for p in problems)
+        super().__init__("; ".join(lines))
+
+
 # --- the caller can mend these
 
 
 class NotFound(IaflowError):
-    """There is no pipeline, run, step or pause of that name."""
+    """There is no pipeline, run, step, pause or user of that name."""
 
 
 class Conflict(IaflowError):
@@ -118,6 +131,35 @@ class Conflict(IaflowError):
 
 class NotAllowed(IaflowError):
     """Somebody else must do this; nothing was changed."""
+
+
+class SignInRefused(IaflowError):
+    """
+    A name and a password do not let anybody in.
+
+    It says the same of a name that is unknown, a wrong password and a user who is disabled.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the name or the password is wrong, or the account is disabled")
+
+
+class CredentialsRefused(IaflowError):
+    """A request has credentials of two kinds, or one twice: which of them counts is not guessed."""
+
+
+class TooMany(IaflowError):
+    """
+    Too many requests of this kind; nothing was done.
+
+    Attributes:
+        after_seconds: when the next one may come.
+    """
+
+    def __init__(self, after_seconds: float, message: str = "") -> None:
+        self.after_seconds = after_seconds
+        wait = f"try again in {max(1, round(after_seconds))} s"
+        super().__init__(f"{message or 'too many tries'}: {wait}")
 
 
 # --- the operator can mend these

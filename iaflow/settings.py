@@ -6,6 +6,7 @@ once by `bootstrap` and the faces, which hand values down.
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -64,7 +65,19 @@ class Settings(BaseSettings):
         default=None, description='folder with a file per secret, for {"$secret": "name"}'
     )
     secret_key: SecretStr | None = Field(
-        default=None, description="signs sessions and links; at least 32 bytes, never printed"
+        default=None,
+        description="signs what goes with sessions and links; at least 32 bytes, never printed",
+    )
+    public_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/?#@\s]+/?$",
+        description="where people reach the web, such as https://flows.example.org; none: taken "
+        "from each request's Host",
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="networks of proxies whose X-Forwarded-For and -Proto are believed, "
+        "comma-separated: 10.0.0.0/8,::1",
     )
     lease_seconds: float = Field(
         default=30.0, ge=1, le=3600, description="how long a claim lives without a heartbeat, s"
@@ -138,7 +151,7 @@ class Settings(BaseSettings):
         description="the least urgent log line that is written to stderr",
     )
 
-    @field_validator("step_modules", "queues", "notify_runs", mode="before")
+    @field_validator("step_modules", "queues", "notify_runs", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -156,6 +169,21 @@ class Settings(BaseSettings):
                 f"{', '.join(unknown)}: name succeeded, failed, cancelled or stuck; or none"
             )
         return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            try:
+                ip_network(text)
+            except ValueError:
+                raise ValueError(f"{text} is no network such as 10.0.0.0/8") from None
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_origin(cls, value: str | None) -> str | None:
+        return None if value is None else value.rstrip("/")
 
     @field_validator("notify_secret")
     @classmethod

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 __all__ = [
     "EVERYTHING",
+    "NAME",
     "PATTERN",
     "ROLE",
     "ROLES",
@@ -29,6 +30,9 @@ __all__ = [
     "UserRecord",
     "permissions_of",
 ]
+
+NAME: Final = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,127}")
+"""A user's name, as it is kept: in small letters; a mail address is one."""
 
 PATTERN: Final = re.compile(r"\*|[a-z0-9][a-z0-9_-]{0,199}\*?")
 """A pattern of slugs: one slug, the beginning of some and `*`, or `*` for all."""
