@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Final
 
+from iaflow.data.accounts import EVERYTHING, Sight
 from iaflow.data.records import StepTask
 from iaflow.data.schedules import FireRecord, ScheduleRecord
 from iaflow.data.status import Misfire
@@ -54,6 +55,7 @@ class Schedules:
         ends_at: datetime | None = None,
         instant_as: str | None = None,
         created_by: str | None = None,
+        sight: Sight = EVERYTHING,
     ) -> ScheduleRecord:
         """
         Keep a schedule, in the place of any of that name; one that was paused stays so.
@@ -75,7 +77,8 @@ class Schedules:
 
         Raises:
             ScheduleRefused: with every problem found; nothing was kept.
-            NotFound: there is no pipeline of that slug.
+            NotFound: there is no pipeline of that slug in sight, or another schedule of that
+                name is out of sight.
         """
         now = self._engine.clock.now()
         if not _NAME.fullmatch(name):
@@ -115,72 +118,81 @@ class Schedules:
             created_at=now,
             updated_at=now,
         )
-        self._check_input(record, now)
-        return self._engine.put_schedule(record, has_start=starts_at is not None)
+        self._check_input(record, now, sight)
+        return self._engine.put_schedule(record, has_start=starts_at is not None, sight=sight)
 
-    def all(self) -> list[ScheduleRecord]:
-        """Return all schedules, by name."""
-        return self._engine.schedules.list_all()
+    def all(self, *, sight: Sight = EVERYTHING) -> list[ScheduleRecord]:
+        """Return all schedules of pipelines in sight, by name."""
+        return self._engine.schedules.list_all(sight)
 
-    def get(self, name: str) -> ScheduleRecord:
+    def get(self, name: str, *, sight: Sight = EVERYTHING) -> ScheduleRecord:
         """
         Return a schedule.
 
         Raises:
-            NotFound: naming the nearest names.
+            NotFound: naming the nearest names; of a pipeline out of sight, as if it were not there.
         """
-        found = self._engine.schedules.find(name)
+        found = None
+        if _NAME.fullmatch(name):
+            found = self._engine.schedules.find(name, sight)
         if found is None:
-            near = difflib.get_close_matches(name, [one.name for one in self.all()], n=3)
+            near = difflib.get_close_matches(name, [one.name for one in self.all(sight=sight)], n=3)
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
             raise NotFound(f"there is no schedule {name!r}{hint}")
         return found
 
-    def pause(self, name: str) -> ScheduleRecord:
+    def pause(self, name: str, *, sight: Sight = EVERYTHING) -> ScheduleRecord:
         """Let a schedule rest: its instants pass, and are not missed."""
-        return self._set_paused(name, is_paused=True)
+        return self._set_paused(name, sight, is_paused=True)
 
-    def resume(self, name: str) -> ScheduleRecord:
+    def resume(self, name: str, *, sight: Sight = EVERYTHING) -> ScheduleRecord:
         """Let a paused schedule go on with its next instant from now."""
-        return self._set_paused(name, is_paused=False)
+        return self._set_paused(name, sight, is_paused=False)
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, *, sight: Sight = EVERYTHING) -> None:
         """Remove a schedule and its history; its runs stay. Raises NotFound."""
-        self.get(name)
+        self.get(name, sight=sight)
         self._engine.schedules.delete(name)
 
-    def next(self, name: str, count: int = 10) -> list[datetime]:
+    def next(self, name: str, count: int = 10, *, sight: Sight = EVERYTHING) -> list[datetime]:
         """Return the next instants of a schedule, in UTC; it may be paused. Raises NotFound."""
         after = self._engine.clock.now()
-        return [*islice(timetable_of(self.get(name)).instants(after), count)]
+        return [*islice(timetable_of(self.get(name, sight=sight)).instants(after), count)]
 
     def fires(
-        self, name: str, *, before: datetime | None = None, limit: int = 50
+        self,
+        name: str,
+        *,
+        before: datetime | None = None,
+        limit: int = 50,
+        sight: Sight = EVERYTHING,
     ) -> list[FireRecord]:
         """Return what became of a schedule's instants, the newest first. Raises NotFound."""
-        self.get(name)
+        self.get(name, sight=sight)
         return self._engine.schedules.fires(name, before=before, limit=limit)
 
-    def fire(self, name: str) -> Started:
+    def fire(self, name: str, *, sight: Sight = EVERYTHING) -> Started:
         """
         Start a run as an instant would, now and beside them, paused or not.
 
         Raises:
             NotFound: no such schedule or pipeline.
             InputRefused: the input does not fit any more.
-            Conflict: an instant of it was fired this very moment.
+            Conflict: an instant of it was fired this very moment, or its pipeline is paused.
         """
-        settled = self._engine.fire_by_hand(self.get(name))
+        settled = self._engine.fire_by_hand(self.get(name, sight=sight))
         self._publish(settled.tasks)
         return Started(settled.run_id, True, settled.tasks)
 
-    def _set_paused(self, name: str, *, is_paused: bool) -> ScheduleRecord:
-        # It knows which names are near.
-        self.get(name)
+    def _set_paused(self, name: str, sight: Sight, *, is_paused: bool) -> ScheduleRecord:
+        # It knows which names are near, and what is out of sight.
+        self.get(name, sight=sight)
         return self._engine.set_schedule_paused(name, is_paused=is_paused)
 
-    def _check_input(self, record: ScheduleRecord, now: datetime) -> None:
-        pipeline = self._engine.pipelines.find(record.slug)
+    def _check_input(self, record: ScheduleRecord, now: datetime, sight: Sight) -> None:
+        pipeline = None
+        if "\0" not in record.slug:
+            pipeline = self._engine.pipelines.find(record.slug, sight)
         if pipeline is None:
             raise NotFound(f"there is no pipeline {record.slug!r}: import it first")
         graph = self._engine.library.graph(pipeline.content_hash)

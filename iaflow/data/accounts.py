@@ -20,6 +20,7 @@ __all__ = [
     "PATTERN",
     "ROLE",
     "ROLES",
+    "Asked",
     "AuditRecord",
     "LinkRecord",
     "Permission",
@@ -132,6 +133,28 @@ EVERYTHING: Final = Sight()
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """
+    Who asks for questions: what decides which of them are seen and answered.
+
+    A question is seen by whom it names, by user or by role, wherever they look; one that names
+    nobody by all whose sight has its pipeline; and every one of that sight by administrators.
+    """
+
+    name: str
+    roles: tuple[str, ...] = ()
+    is_admin: bool = False
+    sight: Sight = EVERYTHING
+
+    def is_asked(self, slug: str, assignees: Mapping[str, Any]) -> bool:
+        """Tell whether a question is seen; the statements ask the same (`is_asked`)."""
+        users, roles = (assignees.get(key) or () for key in ("users", "roles"))
+        if self.name in users or set(self.roles) & set(roles):
+            return True
+        return (self.is_admin or not (users or roles)) and self.sight.sees(slug)
+
+
+@dataclass(frozen=True, slots=True)
 class Principal:
     """
     Who a request comes from, and what that may be: what the credentials were found to stand for.
@@ -170,6 +193,11 @@ class Principal:
     def is_admin(self) -> bool:
         """May answer in anybody's place, and see every question of a pipeline in sight."""
         return "admin" in self.roles and Permission.PAUSES_ANSWER in self.permissions
+
+    @property
+    def asked(self) -> Asked:
+        """What the client is given to find the questions that this principal may answer."""
+        return Asked(self.name, self.roles, self.is_admin, self.sight)
 
     def may(self, permission: Permission) -> bool:
         """Tell whether a request of this kind is allowed, whatever it is about."""

@@ -394,7 +394,7 @@ class VersionRecord:
 
 @dataclass(frozen=True, slots=True)
 class PipelineRecord:
-    """An imported pipeline and its current version."""
+    """An imported pipeline and its current version; nothing starts one that is paused."""
 
     slug: str
     name: str
@@ -405,6 +405,7 @@ class PipelineRecord:
     document: str
     created_at: datetime
     updated_at: datetime
+    is_paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

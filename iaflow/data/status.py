@@ -93,6 +93,7 @@ class NoticeKind(StrEnum):
     QUESTION_OPENED = "question_opened"
     QUESTION_REMINDER = "question_reminder"
     QUESTION_ESCALATED = "question_escalated"
+    QUESTION_REASSIGNED = "question_reassigned"
     RUN_SUCCEEDED = "run_succeeded"
     RUN_FAILED = "run_failed"
     RUN_CANCELLED = "run_cancelled"

@@ -7,16 +7,21 @@ the runner and the client.
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from iaflow.data.accounts import EVERYTHING, Sight
 from iaflow.data.records import PipelineRecord, VersionRecord
 from iaflow.database.connections import Connection, Row
 from iaflow.database.dialects import Database
-from iaflow.database.statements import POSTGRES, Statement, read_instant
+from iaflow.database.statements import POSTGRES, Statement, is_seen, read_instant
 
-__all__ = ["PipelineStore"]
+__all__ = ["MOST_VERSIONS", "PipelineStore"]
+
+MOST_VERSIONS: Final = 2**31 - 1
+"""No version has a greater number: it would not fit the column."""
 
 
 class PipelineStore:
@@ -75,22 +80,50 @@ class PipelineStore:
             )
         return True
 
-    def find(self, slug: str) -> PipelineRecord | None:
-        """Return a pipeline with its current version, or None if there is none of that slug."""
-        rows = self._database.fetch(self._sql.find, slug=slug)
+    def find(self, slug: str, sight: Sight = EVERYTHING) -> PipelineRecord | None:
+        """Return a pipeline with its current version; None: there is none of that slug in sight."""
+        rows = self._fetch(self._sql.find, sight, slug=slug)
         return _pipeline(rows[0]) if rows else None
 
-    def list_pipelines(self) -> list[PipelineRecord]:
-        """Return all pipelines, by slug."""
-        return [_pipeline(row) for row in self._database.fetch(self._sql.listed)]
+    def list_pipelines(self, sight: Sight = EVERYTHING) -> list[PipelineRecord]:
+        """Return all pipelines in sight, by slug."""
+        return [_pipeline(row) for row in self._fetch(self._sql.listed, sight)]
 
-    def list_versions(self, slug: str) -> list[VersionRecord]:
-        """Return the versions of a slug, the newest first."""
-        rows = self._database.fetch(self._sql.versions, slug=slug)
-        return [
-            VersionRecord(row[0], row[1], row[2], row[3], row[4], row[5], _instant(row[6]))
-            for row in rows
-        ]
+    def set_paused(self, slug: str, *, is_paused: bool, now: datetime) -> bool:
+        """Let a pipeline rest, or go on; one that is there already stays. True: it was changed."""
+        return bool(
+            self._database.fetch(
+                self._sql.set_paused, slug=slug, is_paused=is_paused, updated_at=now
+            )
+        )
+
+    def list_versions(
+        self,
+        slug: str,
+        sight: Sight = EVERYTHING,
+        *,
+        before: int = MOST_VERSIONS,
+        limit: int = 1000,
+    ) -> list[VersionRecord]:
+        """Return the versions of a slug in sight below a number, the newest first."""
+        rows = self._fetch(self._sql.versions, sight, slug=slug, before=before, limit=limit)
+        return [_version(row) for row in rows]
+
+    def find_version(
+        self, slug: str, number: int, sight: Sight = EVERYTHING
+    ) -> VersionRecord | None:
+        """Return one version of a slug; None: there is none of that number in sight."""
+        rows = self._fetch(self._sql.version, sight, slug=slug, number=number)
+        return _version(rows[0]) if rows else None
+
+    def _fetch(
+        self, statement: tuple[Statement, Statement], sight: Sight, **given: Any
+    ) -> list[Row]:
+        """Ask by the statement for all, or by the one for a narrowed sight."""
+        likes = sight.as_likes()
+        if likes is None:
+            return self._database.fetch(statement[0], **given)
+        return self._database.fetch(statement[1], likes=likes, **given)
 
     def _save(
         self,
@@ -117,8 +150,12 @@ class PipelineStore:
         )
 
 
+def _version(row: Row) -> VersionRecord:
+    return VersionRecord(row[0], row[1], row[2], row[3], row[4], row[5], _instant(row[6]))
+
+
 def _pipeline(row: Row) -> PipelineRecord:
-    slug, name, description, version, number, content_hash, document, created, updated = row
+    slug, name, description, version, number, content_hash, document, created, updated, rests = row
     return PipelineRecord(
         slug,
         name,
@@ -129,6 +166,7 @@ def _pipeline(row: Row) -> PipelineRecord:
         document,
         _instant(created),
         _instant(updated),
+        bool(rests),
     )
 
 
@@ -209,25 +247,45 @@ class _Statements:
                 sa.cast(versions.c.document, text),
                 pipelines.c.created_at,
                 pipelines.c.updated_at,
+                pipelines.c.is_paused,
             )
             .select_from(
                 pipelines.join(versions, versions.c.content_hash == pipelines.c.content_hash)
             )
             .order_by(pipelines.c.slug)
         )
-        self.find = Statement("iaflow_find", listed.where(pipelines.c.slug == bind("slug")))
-        self.listed = Statement("iaflow_pipelines", listed)
-        self.versions = Statement(
-            "iaflow_versions",
-            sa.select(
-                versions.c.content_hash,
-                versions.c.slug,
-                versions.c.number,
-                versions.c.version,
-                versions.c.name,
-                sa.cast(versions.c.document, text),
-                versions.c.created_at,
-            )
-            .where(versions.c.slug == bind("slug"))
-            .order_by(versions.c.number.desc()),
+        this = pipelines.c.slug == bind("slug")
+        self.find = _with_sight("iaflow_find", listed.where(this), pipelines.c.slug)
+        self.listed = _with_sight("iaflow_pipelines", listed, pipelines.c.slug)
+        self.set_paused = Statement(
+            "iaflow_set_pipeline_paused",
+            sa.update(pipelines)
+            .where(this, pipelines.c.is_paused != bind("is_paused"))
+            .values(is_paused=bind("is_paused"), updated_at=bind("updated_at"))
+            .returning(pipelines.c.slug),
         )
+        of_slug = sa.select(
+            versions.c.content_hash,
+            versions.c.slug,
+            versions.c.number,
+            versions.c.version,
+            versions.c.name,
+            sa.cast(versions.c.document, text),
+            versions.c.created_at,
+        ).where(versions.c.slug == bind("slug"))
+        newest = (
+            of_slug.where(versions.c.number < bind("before"))
+            .order_by(versions.c.number.desc())
+            .limit(bind("limit"))
+        )
+        self.versions = _with_sight("iaflow_versions", newest, versions.c.slug)
+        self.version = _with_sight(
+            "iaflow_version", of_slug.where(versions.c.number == bind("number")), versions.c.slug
+        )
+
+
+def _with_sight(
+    name: str, every: sa.Select[Any], slug: sa.ColumnElement[str]
+) -> tuple[Statement, Statement]:
+    """Return a statement for who sees everything, and one for a narrowed sight."""
+    return Statement(name, every), Statement(f"{name}_seen", every.where(is_seen(slug, "likes")))

@@ -13,11 +13,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from iaflow.data.accounts import EVERYTHING, Sight
 from iaflow.data.schedules import FireRecord, ScheduleRecord
 from iaflow.data.status import FireStatus, Misfire
 from iaflow.database.connections import Connection, Row
 from iaflow.database.dialects import Database
-from iaflow.database.statements import POSTGRES, Statement, dump_json, read_instant
+from iaflow.database.statements import POSTGRES, Statement, dump_json, is_seen, read_instant
 from iaflow.database.tables import TO_BE_FIRED
 
 __all__ = ["ScheduleStore"]
@@ -56,14 +57,23 @@ class ScheduleStore:
         rows = tx.fetch(self._sql.lock, name=name)
         return _schedule(rows[0]) if rows else None
 
-    def find(self, name: str) -> ScheduleRecord | None:
-        """Return a schedule, or None if there is none of that name."""
-        rows = self._database.fetch(self._sql.find, name=name)
+    def find(self, name: str, sight: Sight = EVERYTHING) -> ScheduleRecord | None:
+        """Return a schedule; None: there is none of that name whose pipeline is in sight."""
+        likes = sight.as_likes()
+        if likes is None:
+            rows = self._database.fetch(self._sql.find, name=name)
+        else:
+            rows = self._database.fetch(self._sql.find_seen, name=name, likes=likes)
         return _schedule(rows[0]) if rows else None
 
-    def list_all(self) -> list[ScheduleRecord]:
-        """Return all schedules, by name."""
-        return [_schedule(row) for row in self._database.fetch(self._sql.listed)]
+    def list_all(self, sight: Sight = EVERYTHING) -> list[ScheduleRecord]:
+        """Return all schedules of pipelines in sight, by name."""
+        likes = sight.as_likes()
+        if likes is None:
+            rows = self._database.fetch(self._sql.listed)
+        else:
+            rows = self._database.fetch(self._sql.listed_seen, likes=likes)
+        return [_schedule(row) for row in rows]
 
     def set_paused(self, tx: Connection, schedule: ScheduleRecord) -> None:
         """Let a locked schedule rest or go on, as the record says, with its `next_at`."""
@@ -189,11 +199,16 @@ class _Statements:
                 },
             ),
         )
-        self.find = Statement("iaflow_schedule", sa.select(*columns).where(this))
+        found = sa.select(*columns).where(this)
+        in_sight = is_seen(schedules.c.slug, "likes")
+        self.find = Statement("iaflow_schedule", found)
+        self.find_seen = Statement("iaflow_seen_schedule", found.where(in_sight))
         self.lock = Statement(
             "iaflow_lock_schedule", sa.select(*columns).where(this).with_for_update()
         )
-        self.listed = Statement("iaflow_schedules", sa.select(*columns).order_by(schedules.c.name))
+        listed = sa.select(*columns).order_by(schedules.c.name)
+        self.listed = Statement("iaflow_schedules", listed)
+        self.listed_seen = Statement("iaflow_seen_schedules", listed.where(in_sight))
         self.set_paused = Statement(
             "iaflow_set_schedule_paused",
             sa.update(schedules)

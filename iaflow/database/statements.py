@@ -27,6 +27,7 @@ __all__ = [
     "among_ids",
     "dump_json",
     "is_now",
+    "is_seen",
     "json_row",
     "literal_word",
     "look_up_each",
@@ -76,6 +77,43 @@ def among_ids(column: ColumnElement[Any], parameter: str) -> ColumnElement[bool]
     strings = _JsonStrings(parameter, are_ids=True)
     listed: ColumnElement[bool] = column.op("IN", is_comparison=True)(strings)
     return listed
+
+
+class _Seen(ColumnElement[bool]):
+    """A slug is like one of the patterns of a JSON array in a parameter."""
+
+    inherit_cache = False
+    type = sa.Boolean()
+
+    def __init__(self, column: ColumnElement[Any], parameter: str) -> None:
+        self.column = column
+        self.parameter: sa.BindParameter[str] = sa.bindparam(parameter, type_=postgresql.JSON())
+
+
+@compiles(_Seen, SQLITE)
+def _seen_sqlite(element: _Seen, compiler: SQLCompiler, **kw: Any) -> str:
+    column = compiler.process(element.column, **kw)
+    bind = compiler.process(element.parameter, **kw)
+    likes = f"json_each({bind}) AS likes WHERE {column} LIKE likes.value ESCAPE '\\'"
+    return f"EXISTS (SELECT 1 FROM {likes})"  # noqa: S608  compiled parts of ours
+
+
+@compiles(_Seen, POSTGRES)
+def _seen_postgres(element: _Seen, compiler: SQLCompiler, **kw: Any) -> str:
+    column = compiler.process(element.column, **kw)
+    bind = compiler.process(element.parameter, **kw)
+    # An array, made once and not for each row; `\\` escapes by default.
+    return f"{column} LIKE ANY (ARRAY(SELECT json_array_elements_text({bind})))"
+
+
+def is_seen(column: ColumnElement[str], parameter: str) -> ColumnElement[bool]:
+    """
+    Return whether a slug is in a sight, whose `Sight.as_likes` travels as one parameter.
+
+    For narrowed sights alone: who sees everything is asked by another statement, without it, so
+    that the plan of either is right when it is prepared.
+    """
+    return _Seen(column, parameter)
 
 
 class json_row(sa.sql.functions.FunctionElement[str]):  # noqa: N801  reads as a function

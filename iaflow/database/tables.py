@@ -43,6 +43,7 @@ from iaflow.database.columns import BIG, INSTANT, JSON_TEXT, UUID
 __all__ = ["Tables", "build_tables"]
 
 ENDED_FAMILY = "finished_at IS NOT NULL AND parent_run_id IS NULL"
+IS_CHILD = "parent_run_id IS NOT NULL"
 TO_BE_REMINDED = "status = 'open' AND notice_at IS NOT NULL"
 TO_BE_FIRED = "next_at IS NOT NULL AND NOT is_paused"
 
@@ -186,8 +187,9 @@ def _runs(metadata: MetaData, versions: Table) -> Table:
         Index("runs_by_slug", "slug", "run_id"),
         # lists of one pipeline's runs in one status, and of what somebody has started
         Index("runs_by_slug_status", "slug", "status", "run_id"),
-        Index("runs_by_starter", "started_by", "run_id"),
-        Index("runs_by_parent", "parent_run_id", **_where(text("parent_run_id IS NOT NULL"))),
+        Index("runs_by_starter", "started_by", "slug", "status", "run_id"),
+        Index("runs_top", "status", "run_id", **_where(text("parent_run_id IS NULL"))),
+        Index("runs_by_parent", "parent_run_id", "run_id", **_where(text(IS_CHILD))),
         Index("runs_deadline", "deadline_at", **_where(unfinished)),
         Index("runs_unfinished", "slug", "status", "run_id", **_where(unfinished)),
         # families that ended, for pruning
@@ -334,9 +336,11 @@ def _pauses(metadata: MetaData, runs: Table) -> Table:
         # when the next reminder or escalation is due, and how many were
         Column("notice_at", INSTANT),
         Column("notices_done", Integer, nullable=False, server_default="0"),
+        # how often it has changed while it was open: other people, one more of several answers
+        Column("revision", Integer, nullable=False, server_default="0"),
         _one_of("status", PauseStatus),
         Index("pauses_of_run", "run_id"),
-        Index("pauses_open", "created_at", **_where(text("status = 'open'"))),
+        Index("pauses_open", "created_at", "pause_id", **_where(text("status = 'open'"))),
         Index("pauses_expiry", "expires_at", **_where(text("status = 'open'"))),
         Index("pauses_notice", "notice_at", **_where(text(TO_BE_REMINDED))),
         Index(

@@ -6,13 +6,13 @@ other runs; never what a verb does. Extended by the rooms of the engine's verbs.
 
 from __future__ import annotations
 
-import uuid
+import re
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 import uuid_utils
 
@@ -25,6 +25,7 @@ from iaflow.database.pipeline_store import PipelineStore
 from iaflow.database.run_store import (
     ClaimStore,
     HoldStore,
+    ListingStore,
     NoticeStore,
     PauseStore,
     PruneStore,
@@ -35,16 +36,19 @@ from iaflow.database.run_store.reads import RunHeader
 from iaflow.database.run_store.reopens import ReopenStore
 from iaflow.database.run_store.settles import NewRun
 from iaflow.database.schedule_store import ScheduleStore
-from iaflow.errors import NotFound
+from iaflow.errors import Conflict, NotFound
 from iaflow.pipeline.graph import Graph
 from iaflow.pipeline.loader import Library
 from iaflow.pipeline.settler import CodeWanted, Settled, Settler
 from iaflow.pipeline.strict_json import dump_json
 
-__all__ = ["Core", "add_seconds", "is_uuid"]
+__all__ = ["Core", "add_seconds", "is_uuid", "refuse_paused"]
 
 HEADERS_KEPT = 512
 """Run headers kept in memory: they never change, and a chain asks for one at every step."""
+
+
+_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 class Core(ABC):
@@ -79,6 +83,7 @@ class Core(ABC):
         self.holds = HoldStore(database)
         self.pauses = PauseStore(database)
         self.reads = ReadStore(database)
+        self.listings = ListingStore(database)
         self.waits = WaitStore(database)
         self.notices = NoticeStore(database)
         self.schedules = ScheduleStore(database)
@@ -218,12 +223,20 @@ class Core(ABC):
 
 
 def is_uuid(text: str) -> bool:
-    """Tell whether a text can be an id of ours: Postgres would refuse any other."""
-    try:
-        uuid.UUID(text)
-    except ValueError:
-        return False
-    return True
+    """
+    Tell whether a text can be an id of ours, spelled as we do: Postgres would refuse any other.
+
+    Python's own reading is wider than the server's: it takes digits of all scripts, and URNs.
+    """
+    return _UUID.fullmatch(text) is not None
+
+
+def refuse_paused(slug: str) -> Conflict:
+    """Return why a paused pipeline is not started."""
+    return Conflict(
+        f"pipeline {slug!r} is paused, and nothing starts it meanwhile: `iaflow pipelines resume "
+        f"{slug}` lets it go on"
+    )
 
 
 def add_seconds(instant: datetime, seconds: float | None) -> datetime | None:

@@ -140,6 +140,19 @@ class Engine(PeopleVerbs, SecondChanceVerbs, FamilyVerbs, LostClaimVerbs, Schedu
             return Started(new.run_id, True, begun.tasks)
         return Started(new.run_id, True, self.follow_up(begun).tasks)
 
+    def find_started(self, graph: Graph, parameters: Mapping[str, Any], key: str) -> Started | None:
+        """
+        Return the run that an idempotency key stands for; None if it stands for none.
+
+        Raises:
+            Conflict: it stands for a run with another body.
+        """
+        with self.database.transaction(write=False) as tx:
+            earlier = self._settles.find_key(tx, key)
+        if earlier is None:
+            return None
+        return _same_start(earlier, key, _hash_body(graph.definition.slug, parameters))
+
     # -- the life of an attempt
 
     def claim(self, task: StepTask, worker: str) -> Claimed | None:
@@ -216,22 +229,24 @@ class Engine(PeopleVerbs, SecondChanceVerbs, FamilyVerbs, LostClaimVerbs, Schedu
 
     # -- control
 
-    def cancel_run(self, run_id: str, reason: str) -> Settled:
+    def cancel_run(self, run_id: str, reason: str, *, by: str | None = None) -> Settled:
         """
         Cancel a run: what is unfinished is cancelled with it, in one transaction.
 
-        A run that has ended stays as it is (`is_stale`).
+        A run that has ended stays as it is (`is_stale`). Its event has who asked for it (`by`).
         """
-        return self._control(run_id, None, RunCancelled(reason))
+        return self._control(run_id, None, RunCancelled(reason), by)
 
     def end_overdue(self, run_id: str) -> Settled:
         """Fail a run whose `run_timeout` is over."""
         reason = "the run took longer than its run_timeout"
         return self._control(run_id, None, RunCancelled(reason, RunStatus.FAILED, "run_timeout"))
 
-    def cancel_step(self, run_id: str, step_id: str, reason: str) -> Settled:
+    def cancel_step(
+        self, run_id: str, step_id: str, reason: str, *, by: str | None = None
+    ) -> Settled:
         """Cancel one step of a run; what depends on it alone is skipped."""
-        return self._control(run_id, step_id, StepCancelled(step_id, reason))
+        return self._control(run_id, step_id, StepCancelled(step_id, reason), by)
 
     # -- private
 
@@ -388,7 +403,9 @@ class Engine(PeopleVerbs, SecondChanceVerbs, FamilyVerbs, LostClaimVerbs, Schedu
         )
         return self.begin(tx, graph, replace(new, run_id=spawned.run_id), spawned.parameters)
 
-    def _control(self, run_id: str, step_id: str | None, change: Change) -> Settled:
+    def _control(
+        self, run_id: str, step_id: str | None, change: Change, by: str | None = None
+    ) -> Settled:
         header, graph = self.pinned(run_id)
         about = step_id or graph.start
         if about not in graph.nodes:
@@ -399,7 +416,13 @@ class Engine(PeopleVerbs, SecondChanceVerbs, FamilyVerbs, LostClaimVerbs, Schedu
             if locked.run.status in END_OF_RUN:
                 return Settled(run_id, locked.run.status, is_stale=True)
             return self._settler.apply(
-                tx, graph, locked, change, parameters=header.parameters, now=self.clock.now()
+                tx,
+                graph,
+                locked,
+                change,
+                parameters=header.parameters,
+                now=self.clock.now(),
+                by=by,
             )
 
         return self.perform(run_id, act)

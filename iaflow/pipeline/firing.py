@@ -11,12 +11,13 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
+from iaflow.data.accounts import EVERYTHING, Sight
 from iaflow.data.schedules import FireRecord, ScheduleRecord
 from iaflow.data.status import FireStatus, RunStatus
 from iaflow.database.connections import Connection
 from iaflow.errors import Conflict, DefinitionRefused, InputRefused, NotFound
 from iaflow.pipeline.check import merge_parameters
-from iaflow.pipeline.core import Core
+from iaflow.pipeline.core import Core, refuse_paused
 from iaflow.pipeline.endings import MESSAGE_KEPT
 from iaflow.pipeline.graph import Graph
 from iaflow.pipeline.plans import Judged
@@ -29,7 +30,9 @@ __all__ = ["ScheduleVerbs", "parameters_of", "starter_of", "timetable_of"]
 class ScheduleVerbs(Core):
     """Verbs on schedules."""
 
-    def put_schedule(self, schedule: ScheduleRecord, *, has_start: bool) -> ScheduleRecord:
+    def put_schedule(
+        self, schedule: ScheduleRecord, *, has_start: bool, sight: Sight = EVERYTHING
+    ) -> ScheduleRecord:
         """
         Keep a schedule in the place of any other of its name, and return it as it is kept.
 
@@ -38,10 +41,16 @@ class ScheduleVerbs(Core):
 
         Args:
             has_start: False: nobody asked for its `starts_at`.
+            sight: of who keeps it.
+
+        Raises:
+            NotFound: the name is that of a schedule out of sight.
         """
 
         def put(tx: Connection) -> ScheduleRecord:
             known = self.schedules.lock(tx, schedule.name)
+            if known is not None and not sight.sees(known.slug):
+                raise NotFound(f"there is no schedule {schedule.name!r}")
             kept = schedule if known is None else _carry_on(known, schedule, has_start=has_start)
             self.schedules.put(tx, kept)
             return kept
@@ -71,7 +80,7 @@ class ScheduleVerbs(Core):
 
         Raises:
             NotFound, InputRefused, DefinitionRefused: it cannot start; nothing was kept.
-            Conflict: an instant of it was fired this very moment.
+            Conflict: an instant of it was fired this very moment, or its pipeline is paused.
         """
         now = self.clock.now()
         start = self._find_start(schedule, now)
@@ -90,8 +99,9 @@ class ScheduleVerbs(Core):
         """
         Deal with the next instant of a schedule that has come, and then with those behind it.
 
-        Safe from any number of processes at once. A start that is refused (no such pipeline, an
-        input that does not fit any more) is written down, and the schedule goes on.
+        Safe from any number of processes at once. A start that is refused (no such pipeline, one
+        that is paused, an input that does not fit any more) is written down, and the schedule
+        goes on.
 
         Args:
             left: how many instants may follow this one; what is left then is for the next sweep.
@@ -125,7 +135,7 @@ class ScheduleVerbs(Core):
         """Return what would be started, or why it cannot be."""
         try:
             return self._find_start(schedule, instant)
-        except NotFound as error:
+        except (NotFound, Conflict) as error:
             return str(error)
         except InputRefused as error:
             return f"its input does not fit: {error}"
@@ -134,6 +144,8 @@ class ScheduleVerbs(Core):
         pipeline = self.pipelines.find(schedule.slug)
         if pipeline is None:
             raise NotFound(f"there is no pipeline {schedule.slug!r}")
+        if pipeline.is_paused:
+            raise refuse_paused(schedule.slug)
         graph = self.library.graph(pipeline.content_hash)
         return _Start(graph, merge_parameters(graph.definition, parameters_of(schedule, instant)))
 

@@ -6,6 +6,7 @@ follows from an answer (the planner does). Part of the engine.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +14,7 @@ from typing import Any
 
 import uuid_utils
 
+from iaflow.data.accounts import Asked
 from iaflow.data.records import Claim, NewPause, PauseRecord, StepTask
 from iaflow.data.status import NoticeKind, PauseStatus, RunStatus, StepStatus
 from iaflow.database.connections import Connection
@@ -24,8 +26,10 @@ from iaflow.pipeline.core import Core, add_seconds, is_uuid
 from iaflow.pipeline.endings import end_of_pause, is_rejection
 from iaflow.pipeline.forms import describe_change, parse_form, validate_answer
 from iaflow.pipeline.plans import Judged
+from iaflow.pipeline.reading import Findings, Reader
 from iaflow.pipeline.reminders import list_upcoming, merge_assignees
 from iaflow.pipeline.settler import NOTHING_JUDGED, Settled
+from iaflow.pipeline.step_config import judge_quorum, read_assignees
 from iaflow.pipeline.strict_json import check_json_value
 
 __all__ = ["PeopleVerbs"]
@@ -44,9 +48,17 @@ class Question:
 class PeopleVerbs(Core):
     """Verbs on pauses: questions to people, and events that are waited for."""
 
-    def read_pause(self, pause_id: str) -> PauseRecord:
-        """Return a question to people; raises NotFound."""
-        pause = self.pauses.read(pause_id) if is_uuid(pause_id) else None
+    def read_pause(self, pause_id: str, asked: Asked | None = None) -> PauseRecord:
+        """
+        Return a question to people; raises NotFound.
+
+        Args:
+            asked: who asks for it; what is not asked of them is not found.
+        """
+        pause = None
+        if is_uuid(pause_id):
+            known = self.pauses
+            pause = known.read(pause_id) if asked is None else known.questions.find(pause_id, asked)
         if pause is None:
             raise NotFound(f"there is no pause {pause_id}; `iaflow inbox` lists the open ones")
         return pause
@@ -254,6 +266,60 @@ class PeopleVerbs(Core):
                 expires_at=expires_at,
             )
 
+    def reassign(
+        self,
+        pause_id: str,
+        assignees: Mapping[str, Any],
+        *,
+        by: str,
+        asked: Asked | None = None,
+    ) -> PauseRecord:
+        """
+        Ask others in the place of those who are asked; they are told of it.
+
+        What people have answered so far (`quorum`) stays, and a later escalation adds to these.
+
+        Args:
+            assignees: as in a definition, with somebody in it.
+            by: who does it.
+            asked: only what is seen by who does it is found.
+
+        Raises:
+            NotFound: there is no such question.
+            AnswerRefused: these are no assignees, or fewer people than must answer.
+            Conflict: it waits for a signal, or is open no more.
+        """
+        pause = self.read_pause(pause_id, asked)
+        if pause.event is not None:
+            raise Conflict(f"pause {pause_id} waits for the signal {pause.event!r}: it asks nobody")
+        wanted = _read_assignees(assignees, pause.quorum)
+        now = self.clock.now()
+
+        def ask(tx: Connection) -> bool:
+            self._settles.lock_run(tx, pause.run_id)
+            revision = self.pauses.reassign(tx, pause_id, assignees=wanted, now=now)
+            if revision is None:
+                return False
+            self._tell(
+                tx,
+                Question(pause.run_id, pause.step_id, pause_id, pause.slug),
+                NoticeKind.QUESTION_REASSIGNED,
+                f"r{revision}",
+                now,
+                title=pause.ui_schema.get("title"),
+                assignees=wanted,
+                expires_at=pause.expires_at,
+                by=by,
+            )
+            return True
+
+        was_open = self.database.perform(ask)
+        # Those who ask may not be asked any more themselves.
+        pause = self.read_pause(pause_id)
+        if not was_open:
+            raise Conflict(f"pause {pause_id} cannot be reassigned: it {_fate(pause, now)}")
+        return pause
+
     def remind(self, pause_id: str) -> Settled:
         """
         Tell people of a question again, or let others answer as well, as far as is due.
@@ -328,6 +394,7 @@ class PeopleVerbs(Core):
         title: Any,
         assignees: Mapping[str, Any],
         expires_at: datetime | None,
+        by: str | None = None,
     ) -> None:
         """Keep a notice: whom to tell of which question, never what it shows."""
         self.notices.insert(
@@ -341,6 +408,7 @@ class PeopleVerbs(Core):
                 "title": title if isinstance(title, str) else "",
                 "assignees": assignees,
                 "expires_at": expires_at.isoformat() if expires_at is not None else None,
+                **({} if by is None else {"by": by}),
             },
             now=now,
             step_id=question.step_id,
@@ -396,6 +464,19 @@ class PeopleVerbs(Core):
         if pause.status is not PauseStatus.ANSWERED:
             return False
         return pause.answer == answer and self.pauses.read_answer_key(pause.pause_id) == key
+
+
+def _read_assignees(assignees: Any, quorum: int) -> dict[str, list[str]]:
+    text, problems = check_json_value({"assignees": assignees, "quorum": quorum})
+    if not problems:
+        findings = Findings()
+        holder = Reader(json.loads(text), "", findings, frozenset({"assignees", "quorum"}))
+        read_assignees(holder)
+        judge_quorum(holder, quorum)
+        problems = findings.errors
+    if problems:
+        raise AnswerRefused(tuple(problems))
+    return {key: list(dict.fromkeys(people)) for key, people in assignees.items() if people}
 
 
 def _fate(pause: PauseRecord, now: datetime) -> str:

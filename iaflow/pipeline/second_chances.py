@@ -34,12 +34,17 @@ __all__ = ["SecondChanceVerbs"]
 class SecondChanceVerbs(Core):
     """Verbs on runs that have ended."""
 
-    def retry_run(self, run_id: str, judged: Judged = NOTHING_JUDGED) -> Settled:
+    def retry_run(
+        self, run_id: str, judged: Judged = NOTHING_JUDGED, *, by: str | None = None
+    ) -> Settled:
         """
         Reopen a failed run: failed and cancelled steps go on, and those skipped because of them.
 
         What succeeded keeps its outputs; of a foreach only the items go on that did not succeed.
         Old decisions are kept as superseded. Each step has all its retries once more.
+
+        Args:
+            by: who asked for it; the event of going on has it.
 
         Raises:
             NotFound: there is no such run.
@@ -61,7 +66,7 @@ class SecondChanceVerbs(Core):
                     f"{locked.run.status}"
                 )
             self._require_a_turn(tx, graph)
-            return self._reopen(tx, graph, locked, frozenset(), judged, run_id)
+            return self._reopen(tx, graph, locked, frozenset(), judged, run_id, by=by)
 
         return self.perform(run_id, reopen)
 
@@ -145,6 +150,7 @@ class SecondChanceVerbs(Core):
         judged: Judged,
         source_id: str,
         inputs: tuple[str, str | None] | None = None,
+        by: str | None = None,
     ) -> Settled:
         """Make rows pending again, and plan what follows from it, in one transaction."""
         run_id, now = locked.run.run_id, self.clock.now()
@@ -178,6 +184,7 @@ class SecondChanceVerbs(Core):
             parameters=parameters,
             now=now,
             judged=judged,
+            by=by,
         )
 
     def _reopen_items(

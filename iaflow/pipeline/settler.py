@@ -182,9 +182,13 @@ class Settler:
         now: datetime,
         settlement: StepSettlement | None = None,
         judged: Judged = NOTHING_JUDGED,
+        by: str | None = None,
     ) -> Settled:
         """
         Plan a change of a locked run and write every consequence.
+
+        Args:
+            by: who asked for it; the event has it.
 
         Raises:
             CodeWanted: something must be judged by code first; the transaction is to be undone.
@@ -204,7 +208,7 @@ class Settler:
                 raise CodeWanted(plan.code)
             snapshot = snapshot.plus(self._look_up(tx, graph, run, plan))
             plan = advance(graph, snapshot, change)
-        tally = self._write(tx, graph, run, now, plan, settlement, None)
+        tally = self._write(tx, graph, run, now, plan, settlement, None, by)
         due = [*tally.due, settlement.due_at] if settlement and settlement.due_at else tally.due
         own = (settlement.step_id, settlement.index) if settlement is not None else None
         statuses = {(change.step_id, change.index): change.status for change in plan.steps}
@@ -252,6 +256,7 @@ class Settler:
         plan: Plan,
         settlement: StepSettlement | None,
         new_run: NewRun | None,
+        by: str | None = None,
     ) -> _Tally:
         tally = _Tally()
         seq = run.seq + 1
@@ -268,6 +273,7 @@ class Settler:
             settlement=settlement,
             placings=placings,
             new_run=new_run,
+            by=by,
         )
         if plan.run.status in self._ends_told:
             self._tell_end(tx, graph, run.run_id, seq, now, plan.run)

@@ -91,8 +91,8 @@ def _read_person(config: Reader, node: Node) -> None:
     quorum = config.whole("quorum", 1, MAX_QUORUM)
     config.flag("exclude_starter")
     _read_expiry(config, node)
-    _read_assignees(config)
-    _judge_quorum(config, quorum)
+    read_assignees(config)
+    judge_quorum(config, quorum)
     for index, value in enumerate(config.items("escalate") or ()):
         pointer = f"{config.pointer}/escalate/{index}"
         if not isinstance(value, dict):
@@ -102,7 +102,7 @@ def _read_person(config: Reader, node: Node) -> None:
         if escalation.require("after", "seconds"):
             escalation.number("after", 0, MAX_SECONDS, above=True)
         if escalation.require("assignees"):
-            _read_assignees(escalation)
+            read_assignees(escalation)
     for index, value in enumerate(config.items("reminders") or ()):
         if type(value) not in {int, float} or not 0 < value <= MAX_SECONDS:
             pointer = f"{config.pointer}/reminders/{index}"
@@ -111,7 +111,7 @@ def _read_person(config: Reader, node: Node) -> None:
     _judge_reject_when(config, node)
 
 
-def _judge_quorum(config: Reader, quorum: int | None) -> None:
+def judge_quorum(config: Reader, quorum: int | None) -> None:
     """More people than are named can never answer; how many have a role is not known here."""
     assignees = config.members.get("assignees")
     if quorum is None or not isinstance(assignees, dict) or assignees.get("roles"):
@@ -122,7 +122,8 @@ def _judge_quorum(config: Reader, quorum: int | None) -> None:
         config.refuse("value_invalid", "quorum", message, "name more `users`, or a role")
 
 
-def _read_assignees(holder: Reader) -> None:
+def read_assignees(holder: Reader) -> None:
+    """Judge who is asked, as a definition or a person says it: `users`, `roles` or both."""
     assignees = holder.inner("assignees", ASSIGNEE_KEYS)
     if assignees is None:
         return

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
+from iaflow.data.filters import EVERY_RUN
 from iaflow.data.records import (
     NO_INDEX,
     DecisionRecord,
@@ -169,10 +170,10 @@ class Simulation:
 
 def give_account(staged: Staged, *, assumed: Mapping[str, Mapping[str, Any]]) -> Simulation:
     """Return what happened; called while the run's database is open."""
-    reads = staged.engine.reads
-    run = reads.run(staged.run_id)
+    run = staged.engine.reads.run(staged.run_id)
     assert run is not None, "it was started"
-    runs = sorted(reads.runs(limit=MANY), key=lambda one: one.run_id)
+    every = staged.engine.listings.runs(EVERY_RUN, limit=MANY)
+    runs = sorted(every, key=lambda one: one.run_id)
     names = _name_runs(runs)
     told = [_Run(staged, one, names[one.run_id]) for one in runs]
     moments = _merge(told)

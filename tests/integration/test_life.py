@@ -24,6 +24,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel, Field
 
 from iaflow.clock import Clock, ReferenceClock, SystemClock
+from iaflow.data.filters import RunFilter
 from iaflow.data.records import EventRecord, Failed, PauseRecord, RunRecord, StepRecord, Succeeded
 from iaflow.data.status import END_OF_RUN, LIVE_STEP, PauseStatus, RunStatus, StepEnd, StepStatus
 from iaflow.database import migrator
@@ -1110,7 +1111,7 @@ def test_a_key_stands_for_one_run(house: House) -> None:
         house.start(definition, {"p": 3}, key="order-1")
     with pytest.raises(Conflict):
         house.start({**definition, "slug": "another"}, {"p": 2, "q": 3}, key="order-1")
-    assert len(house.engine.reads.runs(slug="life-keys")) == 1
+    assert len(house.engine.listings.runs(RunFilter(slug="life-keys"))) == 1
     assert house.start(definition, {"p": 2, "q": 3}, key="order-2").is_new
 
 
@@ -1132,7 +1133,7 @@ def test_a_key_stands_for_one_run_in_a_race(shared_house: House) -> None:
             started = [future.result() for future in [pool.submit(start) for _ in range(16)]]
         assert len({one.run_id for one in started}) == 1
         assert sum(one.is_new for one in started) == 1
-    assert len(shared_house.engine.reads.runs(slug="life-race")) == 6
+    assert len(shared_house.engine.listings.runs(RunFilter(slug="life-race"))) == 6
 
 
 def test_an_input_that_does_not_fit_makes_no_run(house: House) -> None:
@@ -1140,7 +1141,7 @@ def test_an_input_that_does_not_fit_makes_no_run(house: House) -> None:
     schema = {"properties": {"amount": {"type": "integer"}}, "required": ["amount"]}
     with pytest.raises(InputRefused):
         house.start(document({"x": {}}, slug="life-input", input_schema=schema), {"amount": "many"})
-    assert house.engine.reads.runs(slug="life-input") == []
+    assert house.engine.listings.runs(RunFilter(slug="life-input")) == []
 
 
 # --- the front door

@@ -7,6 +7,7 @@ named by the change. Called by the engine, maintenance and the client.
 from iaflow.database.run_store.claims import ClaimStore
 from iaflow.database.run_store.holds import HoldStore
 from iaflow.database.run_store.items import ItemStore
+from iaflow.database.run_store.listings import ListingStore
 from iaflow.database.run_store.notices import NoticeStore
 from iaflow.database.run_store.pauses import PauseStore
 from iaflow.database.run_store.prunes import PruneStore
@@ -18,6 +19,7 @@ __all__ = [
     "ClaimStore",
     "HoldStore",
     "ItemStore",
+    "ListingStore",
     "NoticeStore",
     "PauseStore",
     "PruneStore",

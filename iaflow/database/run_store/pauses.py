@@ -20,6 +20,7 @@ from iaflow.data.records import NewPause, PauseRecord
 from iaflow.data.status import PauseStatus
 from iaflow.database.connections import Connection, Row
 from iaflow.database.dialects import Database
+from iaflow.database.run_store.questions import QuestionStore, list_pause_columns, read_pause
 from iaflow.database.run_store.waits import select_family
 from iaflow.database.statements import (
     POSTGRES,
@@ -42,9 +43,15 @@ class UnsettledPause:
 
 
 class PauseStore:
-    """The pauses of all runs."""
+    """
+    The pauses of all runs.
+
+    Attributes:
+        questions: those of them that people are asked, as they are looked through.
+    """
 
     def __init__(self, database: Database) -> None:
+        self.questions = QuestionStore(database)
         self._database = database
         self._sql = _Statements(database)
 
@@ -126,6 +133,20 @@ class PauseStore:
             notice_at=notice_at,
         )
 
+    def reassign(
+        self, tx: Connection, pause_id: str, *, assignees: Mapping[str, Any], now: datetime
+    ) -> int | None:
+        """
+        open -> open: these are asked from now on, in the place of those before.
+
+        Returns:
+            How often it has been changed while it was open; None: it is open no more.
+        """
+        rows = tx.fetch(
+            self._sql.reassign, pause_id=pause_id, assignees=dump_json(assignees), now=now
+        )
+        return rows[0][0] if rows else None
+
     def mark_answered(
         self,
         tx: Connection,
@@ -199,14 +220,18 @@ class PauseStore:
         )
         return (rows[0][0], json.loads(rows[0][1])) if rows else None
 
+    def list_open(self, *, run_id: str | None = None, limit: int = 200) -> list[PauseRecord]:
+        """Return open questions, the oldest first; of a run and those below it if given."""
+        return self.questions.list_open(run_id=run_id, limit=limit)
+
     def list_events(self, run_id: str) -> list[PauseRecord]:
         """Return the events that a run waits for, or has waited for."""
-        return [_record(row) for row in self._database.fetch(self._sql.events, run_id=run_id)]
+        return [read_pause(row) for row in self._database.fetch(self._sql.events, run_id=run_id)]
 
     def list_open_events(self, run_id: str, limit: int = 200) -> list[PauseRecord]:
         """Return the events that a run and the runs below it wait for, the oldest first."""
         rows = self._database.fetch(self._sql.open_events, run_id=run_id, limit=limit)
-        return [_record(row) for row in rows]
+        return [read_pause(row) for row in rows]
 
     def count_answers(self, pause_id: str) -> int:
         """Return how many people have answered a question that wants several."""
@@ -242,54 +267,16 @@ class PauseStore:
     def read(self, pause_id: str) -> PauseRecord | None:
         """Return a pause, or None if there is none of that id."""
         rows = self._database.fetch(self._sql.read, pause_id=pause_id)
-        return _record(rows[0]) if rows else None
+        return read_pause(rows[0]) if rows else None
 
     def read_answer_key(self, pause_id: str) -> str | None:
         """Return the key that the accepted answer came with."""
         rows = self._database.fetch(self._sql.read_key, pause_id=pause_id)
         return rows[0][0] if rows else None
 
-    def list_open(self, *, run_id: str | None = None, limit: int = 200) -> list[PauseRecord]:
-        """
-        Return open questions, the oldest first.
-
-        Args:
-            run_id: only those of this run and of the runs below it.
-        """
-        if run_id is None:
-            rows = self._database.fetch(self._sql.list_open, limit=limit)
-        else:
-            rows = self._database.fetch(self._sql.list_open_of_run, run_id=run_id, limit=limit)
-        return [_record(row) for row in rows]
-
 
 def _unsettled(row: Row) -> UnsettledPause:
     return UnsettledPause(str(row[0]), str(row[1]), row[2])
-
-
-def _record(row: Row) -> PauseRecord:
-    created_at = read_instant(row[13])
-    assert created_at is not None
-    return PauseRecord(
-        pause_id=str(row[0]),
-        run_id=str(row[1]),
-        step_id=row[2],
-        index=row[3],
-        slug=row[4],
-        status=PauseStatus(row[5]),
-        ui_schema=json.loads(row[6]),
-        shown=json.loads(row[7]),
-        digest=row[8],
-        answer=json.loads(row[9]) if row[9] is not None else None,
-        answered_by=row[10],
-        answered_at=read_instant(row[11]),
-        expires_at=read_instant(row[12]),
-        created_at=created_at,
-        assignees=json.loads(row[14]),
-        quorum=row[15],
-        exclude_starter=bool(row[16]),
-        event=row[17],
-    )
 
 
 def _isoformat(instant: datetime | None) -> str | None:
@@ -302,27 +289,7 @@ class _Statements:
     def __init__(self, database: Database) -> None:
         pauses = database.tables.pauses
         bind = sa.bindparam
-        text = sa.Text()
-        columns = (
-            pauses.c.pause_id,
-            pauses.c.run_id,
-            pauses.c.step_id,
-            pauses.c.item_index,
-            pauses.c.slug,
-            pauses.c.status,
-            sa.cast(pauses.c.ui_schema, text),
-            sa.cast(pauses.c.shown, text),
-            pauses.c.digest,
-            sa.cast(pauses.c.answer, text),
-            pauses.c.answered_by,
-            pauses.c.answered_at,
-            pauses.c.expires_at,
-            pauses.c.created_at,
-            sa.cast(pauses.c.assignees, text),
-            pauses.c.quorum,
-            pauses.c.exclude_starter,
-            pauses.c.event,
-        )
+        columns = list_pause_columns(pauses)
         is_open = pauses.c.status == literal_word(PauseStatus.OPEN)
         this = pauses.c.pause_id == bind("pause_id")
         of_run = pauses.c.run_id == bind("run_id")
@@ -394,12 +361,6 @@ class _Statements:
             "iaflow_read_answer_key", sa.select(pauses.c.answer_key).where(this)
         )
         is_question = pauses.c.event.is_(None)
-        listed = sa.select(*columns).where(is_open, is_question).order_by(pauses.c.created_at)
-        self.list_open = Statement("iaflow_list_open", listed.limit(bind("limit")))
-        self.list_open_of_run = Statement(
-            "iaflow_list_open_of_run",
-            listed.where(pauses.c.run_id.in_(select_family(database))).limit(bind("limit")),
-        )
         self.open_events = Statement(
             "iaflow_list_open_events",
             sa.select(*columns)
@@ -441,7 +402,17 @@ class _Statements:
         names = ("notices_done", "assignees", "notice_at")
         self.mark_reminded = Statement(
             "iaflow_mark_reminded",
-            sa.update(pauses).where(this, is_open).values({name: bind(name) for name in names}),
+            sa.update(pauses)
+            .where(this, is_open)
+            .values(revision=pauses.c.revision + 1, **{name: bind(name) for name in names}),
+        )
+        not_over = sa.or_(pauses.c.expires_at.is_(None), pauses.c.expires_at > bind("now"))
+        self.reassign = Statement(
+            "iaflow_reassign",
+            sa.update(pauses)
+            .where(this, is_open, pauses.c.event.is_(None), not_over)
+            .values(revision=pauses.c.revision + 1, assignees=bind("assignees"))
+            .returning(pauses.c.revision),
         )
 
     def _answers(self, database: Database) -> None:
@@ -451,13 +422,14 @@ class _Statements:
         of_pause = answers.c.pause_id == bind("pause_id")
         self.lock_open = Statement(
             "iaflow_lock_pause",
-            sa.select(pauses.c.pause_id)
+            sa.update(pauses)
             .where(
                 pauses.c.pause_id == bind("pause_id"),
                 pauses.c.status == literal_word(PauseStatus.OPEN),
                 sa.or_(pauses.c.expires_at.is_(None), pauses.c.expires_at > bind("now")),
             )
-            .with_for_update(),
+            .values(revision=pauses.c.revision + 1)
+            .returning(pauses.c.pause_id),
         )
         insert = postgresql.insert if database.dialect == POSTGRES else sqlite.insert
         names = ("pause_id", "answered_by", "answer", "answer_key", "answered_at")

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.sql.elements import ColumnElement
 
 from iaflow.data.records import NO_INDEX, DecisionRecord, EventRecord, RunRecord, StepRecord
 from iaflow.data.status import END_OF_RUN, RunStatus, StepEnd, StepStatus, WaitsFor
@@ -21,7 +22,7 @@ from iaflow.database.dialects import Database
 from iaflow.database.run_store.settles import read_item_counts
 from iaflow.database.statements import Statement, literal_word, read_instant
 
-__all__ = ["ReadStore", "RunHeader"]
+__all__ = ["ReadStore", "RunHeader", "list_run_columns", "read_run", "read_step", "select_steps"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,31 +81,7 @@ class ReadStore:
     def run(self, run_id: str) -> RunRecord | None:
         """Return a run, or None if there is none of that id."""
         rows = self._database.fetch(self._sql.run, run_id=run_id)
-        return _run(rows[0]) if rows else None
-
-    def runs(
-        self,
-        *,
-        slug: str | None = None,
-        status: RunStatus | None = None,
-        before: str | None = None,
-        limit: int = 50,
-    ) -> list[RunRecord]:
-        """
-        Return runs, the newest first.
-
-        Args:
-            before: a run id; only older runs are returned, which makes a next page.
-        """
-        given: dict[str, Any] = {"limit": limit}
-        if slug is not None:
-            given["slug"] = slug
-        if status is not None:
-            given["status"] = status.value
-        if before is not None:
-            given["before"] = before
-        statement = self._sql.runs(slug is not None, status is not None, before is not None)
-        return [_run(row) for row in self._database.fetch(statement, **given)]
+        return read_run(rows[0]) if rows else None
 
     def find_by_prefix(self, prefix: str, limit: int = 6) -> list[str]:
         """Return the ids of runs that begin with `prefix`, as git does with commits."""
@@ -135,19 +112,19 @@ class ReadStore:
             payloads: inputs and outputs too; without them only errors are read.
         """
         statement = self._sql.steps[items, payloads]
-        return [_step(row) for row in self._database.fetch(statement, run_id=run_id)]
+        return [read_step(row) for row in self._database.fetch(statement, run_id=run_id)]
 
     def failed_items(self, run_id: str, step_id: str, limit: int = 10) -> list[StepRecord]:
         """Return the first items of a step that failed, without inputs and outputs."""
         rows = self._database.fetch(
             self._sql.failed_items, run_id=run_id, step_id=step_id, limit=limit
         )
-        return [_step(row) for row in rows]
+        return [read_step(row) for row in rows]
 
     def children(self, run_id: str, limit: int = 200) -> list[RunRecord]:
         """Return the runs that steps of a run have started, the newest first."""
         return [
-            _run(row)
+            read_run(row)
             for row in self._database.fetch(self._sql.children, run_id=run_id, limit=limit)
         ]
 
@@ -176,7 +153,39 @@ def _fill_uuid(prefix: str, digit: str) -> str:
     return (prefix + pattern[len(prefix) :])[: len(pattern)]
 
 
-def _run(row: Row) -> RunRecord:
+def list_run_columns(runs: sa.FromClause, payloads: sa.FromClause) -> list[ColumnElement[Any]]:
+    """Return the columns of a run, in the order that `read_run` reads."""
+    text = sa.Text()
+    return [
+        runs.c.run_id,
+        runs.c.slug,
+        runs.c.content_hash,
+        runs.c.status,
+        runs.c.seq,
+        runs.c.live,
+        runs.c.paused,
+        runs.c.handled,
+        runs.c.unhandled,
+        runs.c.error_step_id,
+        runs.c.error_code,
+        runs.c.error_message,
+        runs.c.created_at,
+        runs.c.finished_at,
+        runs.c.source_folder,
+        sa.cast(payloads.c.parameters, text),
+        sa.cast(payloads.c.outputs, text),
+        runs.c.started_by,
+        runs.c.started_at,
+        runs.c.parent_run_id,
+        runs.c.parent_step_id,
+        runs.c.parent_index,
+        runs.c.parent_attempt,
+        runs.c.rerun_of,
+    ]
+
+
+def read_run(row: Row) -> RunRecord:
+    """Return a run from the columns of `list_run_columns`."""
     return RunRecord(
         run_id=str(row[0]),
         slug=row[1],
@@ -205,7 +214,8 @@ def _run(row: Row) -> RunRecord:
     )
 
 
-def _step(row: Row) -> StepRecord:
+def read_step(row: Row) -> StepRecord:
+    """Return a step from the columns of `select_steps`."""
     return StepRecord(
         run_id=str(row[0]),
         step_id=row[1],
@@ -244,8 +254,8 @@ def _decision(row: Row) -> DecisionRecord:
     )
 
 
-def _select_steps(database: Database, *, payloads: bool) -> sa.Select[Any]:
-    """Return the select of steps, in the order that `_step` reads; errors are always there."""
+def select_steps(database: Database, *, payloads: bool) -> sa.Select[Any]:
+    """Return the select of steps, in the order that `read_step` reads; errors are always there."""
     steps, kept = database.tables.steps, database.tables.step_payloads
     text = sa.Text()
     inputs, output = (
@@ -290,34 +300,7 @@ class _Statements:
         text = sa.Text()
         runs, payloads = t.runs, t.run_payloads
         with_payload = runs.join(payloads, payloads.c.run_id == runs.c.run_id)
-        self._run = sa.select(
-            runs.c.run_id,
-            runs.c.slug,
-            runs.c.content_hash,
-            runs.c.status,
-            runs.c.seq,
-            runs.c.live,
-            runs.c.paused,
-            runs.c.handled,
-            runs.c.unhandled,
-            runs.c.error_step_id,
-            runs.c.error_code,
-            runs.c.error_message,
-            runs.c.created_at,
-            runs.c.finished_at,
-            runs.c.source_folder,
-            sa.cast(payloads.c.parameters, text),
-            sa.cast(payloads.c.outputs, text),
-            runs.c.started_by,
-            runs.c.started_at,
-            runs.c.parent_run_id,
-            runs.c.parent_step_id,
-            runs.c.parent_index,
-            runs.c.parent_attempt,
-            runs.c.rerun_of,
-        ).select_from(with_payload)
-        self._runs_table = runs
-        self._listings: dict[tuple[bool, bool, bool], Statement] = {}
+        self._run = sa.select(*list_run_columns(runs, payloads)).select_from(with_payload)
         this = runs.c.run_id == bind("run_id")
         self.header = Statement(
             "iaflow_header",
@@ -386,7 +369,7 @@ class _Statements:
         self.steps = {
             (items, payloads): Statement(
                 f"iaflow_steps_{items:d}{payloads:d}",
-                _select_steps(database, payloads=payloads).where(
+                select_steps(database, payloads=payloads).where(
                     of_run, *([] if items else [t.steps.c.item_index == NO_INDEX])
                 ),
             )
@@ -396,7 +379,7 @@ class _Statements:
         failed = t.steps.c.status == literal_word(StepStatus.FAILED)
         self.failed_items = Statement(
             "iaflow_failed_items",
-            _select_steps(database, payloads=False)
+            select_steps(database, payloads=False)
             .where(of_run, t.steps.c.step_id == bind("step_id"), is_item, failed)
             .order_by(t.steps.c.item_index)
             .limit(bind("limit")),
@@ -429,19 +412,3 @@ class _Statements:
             .order_by(events.c.seq)
             .limit(bind("limit")),
         )
-
-    def runs(self, by_slug: bool, by_status: bool, before: bool) -> Statement:
-        """Return the listing for a set of filters, made once each."""
-        wanted = (by_slug, by_status, before)
-        if wanted not in self._listings:
-            runs = self._runs_table
-            listing = self._run.order_by(runs.c.run_id.desc()).limit(sa.bindparam("limit"))
-            if by_slug:
-                listing = listing.where(runs.c.slug == sa.bindparam("slug"))
-            if by_status:
-                listing = listing.where(runs.c.status == sa.bindparam("status"))
-            if before:
-                listing = listing.where(runs.c.run_id < sa.bindparam("before"))
-            name = "iaflow_runs_" + "".join("01"[flag] for flag in wanted)
-            self._listings[wanted] = Statement(name, listing)
-        return self._listings[wanted]

@@ -295,6 +295,7 @@ class SettleStore:
         settlement: StepSettlement | None,
         placings: Mapping[str, Placing],
         new_run: NewRun | None = None,
+        by: str | None = None,
     ) -> None:
         """
         Queue every row of a plan as number `seq` of the run's sequence.
@@ -305,6 +306,7 @@ class SettleStore:
         Args:
             placings: by step id, for those that become ready.
             new_run: the run begins with this plan; otherwise its row must be at `seq - 1`.
+            by: who asked for the change, if somebody did.
         """
         ended = run.status in END_OF_RUN
         if new_run is not None:
@@ -349,6 +351,8 @@ class SettleStore:
             )
             routed.append([decision.transition, decision.taken])
         changes = {"run": run.status.value, "steps": moved, "transitions": routed}
+        if by is not None:
+            changes["by"] = by
         tx.queue(self._sql.insert_event, run_id=run_id, seq=seq, at=now, changes=dump_json(changes))
 
     def discard(self, tx: Connection, run_id: str, step_id: str, index: int, result: str) -> None:

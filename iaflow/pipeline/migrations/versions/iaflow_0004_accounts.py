@@ -1,14 +1,14 @@
 """Accounts: users, sessions, tokens, tries to sign in, links to answers, and who did what.
 
-Adds alone: processes of the release before work on, and see none of it. Loaded by Alembic,
-ours or a host's.
+Adds alone, and lets two indexes reach further: processes of the release before work on, and see
+none of it. Loaded by Alembic, ours or a host's.
 """
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy import Boolean, Column, ForeignKey, String, Text
+from sqlalchemy import Boolean, Column, ForeignKey, Integer, String, Text
 from sqlalchemy.dialects import postgresql
 
 from iaflow.database.migrator import migrated_schema
@@ -24,7 +24,7 @@ JSON_TEXT = Text().with_variant(postgresql.JSON(), "postgresql")
 
 INDEXES = (
     ("runs_by_slug_status", "runs", ("slug", "status", "run_id")),
-    ("runs_by_starter", "runs", ("started_by", "run_id")),
+    ("runs_by_starter", "runs", ("started_by", "slug", "status", "run_id")),
     ("sessions_of_user", "sessions", ("user_id", "created_at")),
     ("sessions_expiry", "sessions", ("expires_at",)),
     ("api_tokens_of_user", "api_tokens", ("user_id", "created_at")),
@@ -36,10 +36,20 @@ INDEXES = (
     ("audit_by_target", "audit_events", ("target", "event_id")),
 )
 
+LISTS = (
+    ("runs_top", "runs", ("status", "run_id"), "parent_run_id IS NULL"),
+    ("runs_by_parent", "runs", ("parent_run_id", "run_id"), "parent_run_id IS NOT NULL"),
+    ("pauses_open", "pauses", ("created_at", "pause_id"), "status = 'open'"),
+)
+"""Partial indexes for lists; the last two stand in the place of those of one column."""
+
 
 def upgrade() -> None:
-    """Add six tables, and indexes, two of them for lists of runs."""
+    """Add six tables, a column, and indexes, some of them for lists of runs and questions."""
     schema = migrated_schema(op.get_context())
+    op.add_column(
+        "pauses", Column("revision", Integer, nullable=False, server_default="0"), schema=schema
+    )
     _add_accounts(schema)
     op.create_table(
         "sign_ins",
@@ -77,15 +87,37 @@ def upgrade() -> None:
     )
     for name, table, columns in INDEXES:
         op.create_index(name, table, list(columns), schema=schema)
+    for name, table, _, _ in LISTS[1:]:
+        op.drop_index(name, table, schema=schema)
+    for name, table, columns, condition in LISTS:
+        _create_partial(name, table, columns, condition, schema)
 
 
 def downgrade() -> None:
     """Take away what `upgrade` added."""
     schema = migrated_schema(op.get_context())
+    for name, table, _, _ in LISTS:
+        op.drop_index(name, table, schema=schema)
+    for name, table, columns, condition in LISTS[1:]:
+        _create_partial(name, table, columns[:1], condition, schema)
+    op.drop_column("pauses", "revision", schema=schema)
     for name, table, _ in reversed(INDEXES):
         op.drop_index(name, table, schema=schema)
     for table in ("audit_events", "answer_links", "sign_ins", "api_tokens", "sessions", "users"):
         op.drop_table(table, schema=schema)
+
+
+def _create_partial(
+    name: str, table: str, columns: tuple[str, ...], condition: str, schema: str | None
+) -> None:
+    op.create_index(
+        name,
+        table,
+        list(columns),
+        schema=schema,
+        postgresql_where=sa.text(condition),
+        sqlite_where=sa.text(condition),
+    )
 
 
 def _add_accounts(schema: str | None) -> None:
