@@ -39,7 +39,7 @@ from iaflow.cli.terminal import (
     write_value,
 )
 from iaflow.clock import SystemClock
-from iaflow.data.records import NO_INDEX, PauseRecord, RunRecord, StepRecord, StepTask
+from iaflow.data.records import NO_INDEX, PauseRecord, RunRecord, StepRecord
 from iaflow.data.status import RunStatus, StepStatus, WaitsFor
 from iaflow.explaining import describe_items
 from iaflow.pipeline.definition import StepType
@@ -114,7 +114,7 @@ def _read_steps(
     # Those without a row were not reached yet.
     listed: list[StepRecord] = []
     for step_id in app.client.graph_of(run.run_id).nodes:
-        listed += known.get(step_id) or [_unreached(run.run_id, step_id)]
+        listed += known.get(step_id) or [StepRecord.unreached(run.run_id, step_id)]
     return listed
 
 
@@ -190,35 +190,8 @@ def _describe_step(step: StepRecord, flower_url: str | None) -> dict[str, Any]:
         "inputs": step.inputs,
         "output": step.output,
         "error": dict(step.error) if step.error else None,
-        "flower": _link(step, flower_url),
+        "flower": step.link_to_task(flower_url),
     }
-
-
-def _link(step: StepRecord, flower_url: str | None) -> str | None:
-    """Return where Flower shows the latest task of a step; None if it had none, or no Flower."""
-    is_ready = step.status is StepStatus.READY and not step.is_held
-    attempt = step.attempt + 1 if is_ready else step.attempt
-    if flower_url is None or attempt < 1:
-        return None
-    task = StepTask(step.run_id, step.step_id, step.index, attempt)
-    return f"{flower_url.rstrip('/')}/task/{task.message_id}"
-
-
-def _unreached(run_id: str, step_id: str) -> StepRecord:
-    return StepRecord(
-        run_id=run_id,
-        step_id=step_id,
-        index=NO_INDEX,
-        status=StepStatus.PENDING,
-        end=None,
-        attempt=0,
-        worker_losses=0,
-        worker=None,
-        handled=False,
-        due_at=None,
-        started_at=None,
-        finished_at=None,
-    )
 
 
 def _show_all(
@@ -294,7 +267,7 @@ def _show_children(children: Sequence[RunRecord]) -> None:
 
 def _show_links(steps: Sequence[StepRecord], flower_url: str | None) -> None:
     """Show where Flower has the tasks of the steps, if there is a Flower."""
-    links = [(step, link) for step in steps if (link := _link(step, flower_url)) is not None]
+    links = [(step, link) for step in steps if (link := step.link_to_task(flower_url)) is not None]
     if not links:
         return
     console = results()

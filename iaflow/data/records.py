@@ -470,6 +470,32 @@ class StepRecord:
     is_held: bool = False
     hindrance: str | None = None
 
+    @classmethod
+    def unreached(cls, run_id: str, step_id: str) -> StepRecord:
+        """Return a step that has no row yet, since nothing has come to it."""
+        nothing: dict[str, Any] = dict.fromkeys(
+            ("end", "worker", "due_at", "started_at", "finished_at")
+        )
+        return cls(
+            run_id=run_id,
+            step_id=step_id,
+            index=NO_INDEX,
+            status=StepStatus.PENDING,
+            attempt=0,
+            worker_losses=0,
+            handled=False,
+            **nothing,
+        )
+
+    def link_to_task(self, flower_url: str | None) -> str | None:
+        """Return where Flower shows the latest task; None if there was none, or is no Flower."""
+        is_ready = self.status is StepStatus.READY and not self.is_held
+        attempt = self.attempt + 1 if is_ready else self.attempt
+        if flower_url is None or attempt < 1:
+            return None
+        task = StepTask(self.run_id, self.step_id, self.index, attempt)
+        return f"{flower_url.rstrip('/')}/task/{task.message_id}"
+
 
 @dataclass(frozen=True, slots=True)
 class DecisionRecord:

@@ -6,7 +6,6 @@ Decides which routers and layers there are and in which order; never what a rout
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -15,7 +14,6 @@ from typing import Final
 import anyio.to_thread
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import SecretStr
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -23,7 +21,7 @@ from starlette.responses import Response
 from iaflow.auth import AuthMiddleware, SessionManager
 from iaflow.client import Client
 from iaflow.data.accounts import Principal
-from iaflow.errors import IaflowError, Problem, SettingsRefused
+from iaflow.errors import IaflowError, Problem
 from iaflow.pipeline.strict_json import join_pointer
 from iaflow.settings import Settings, load_settings
 from iaflow.web import routes
@@ -31,10 +29,11 @@ from iaflow.web.guard import Guard
 from iaflow.web.openapi import describe_app
 from iaflow.web.policies import Parts, PermissionMissing, policy_of
 from iaflow.web.problems import ProblemReply, Refused, describe_error
+from iaflow.web.tracking import Tracker
 
 __all__ = ["PUBLIC", "create_app", "open_app"]
 
-PUBLIC: Final = ("/healthz", "/readyz", "/api/v1/session", "/l/*")
+PUBLIC: Final = ("/healthz", "/readyz", "/api/v1/session", "/api/v1/setup", "/l/*")
 """Where nobody needs to have signed in to be heard; their routes say what that is good for."""
 
 THREADS: Final = 16
@@ -47,6 +46,7 @@ def create_app(
     settings: Settings,
     *,
     development_user: Principal | None = None,
+    tracker: Tracker | None = None,
 ) -> FastAPI:
     """
     Return the web as an ASGI app: to be served, or mounted in an app of yours.
@@ -56,6 +56,7 @@ def create_app(
     Args:
         client: what its routes ask; who opened it closes it, as with `sessions`.
         development_user: signs in whoever asks; only for a server on a loopback address.
+        tracker: what wakes event streams; None: one of its own.
 
     Raises:
         AssertionError: a route names no policy.
@@ -69,7 +70,8 @@ def create_app(
         lifespan=_live,
         redirect_slashes=False,
     )
-    app.state.parts = Parts(client, sessions, settings, development_user is not None)
+    tracker = Tracker(client) if tracker is None else tracker
+    app.state.parts = Parts(client, sessions, settings, tracker, development_user is not None)
     _add_routes(app, routes.ROUTERS)
     app.openapi = lambda: describe_app(app)  # type: ignore[method-assign]
     for kind in (IaflowError, Refused):
@@ -99,14 +101,13 @@ def open_app(
             at least 32 bytes in `IAFLOW_SECRET_KEY`, above all.
     """
     settings = settings or load_settings()
-    if settings.secret_key is None:
-        if development_user is None:
-            raise SettingsRefused("the web needs IAFLOW_SECRET_KEY, at least 32 random bytes")
-        # What it signs need not outlive it: there is nobody who has signed in.
-        settings = settings.model_copy(update={"secret_key": SecretStr(secrets.token_urlsafe(32))})
     client = Client(settings=settings)
     try:
-        sessions = SessionManager(settings.database_url, settings=settings)
+        sessions = SessionManager(
+            settings.database_url,
+            settings=settings,
+            is_development=development_user is not None,
+        )
     except BaseException:
         client.close()
         raise
@@ -119,6 +120,7 @@ def open_app(
 async def _live(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
     yield
+    await run_in_threadpool(app.state.parts.tracker.close)
     for part in getattr(app.state, "owned", ()):
         await run_in_threadpool(part.close)
 

@@ -156,7 +156,9 @@ class LinkPage:
         text = values[0] if values else _as_text(asked.default)
         hint = escape(asked.placeholder or _HINTS.get(asked.type, ""))
         if asked.type in (FieldType.TEXTAREA, FieldType.JSON):
-            area = f'<textarea name="{name}" rows="6" placeholder="{hint}">\n{escape(text)}</textarea>'
+            area = (
+                f'<textarea name="{name}" rows="6" placeholder="{hint}">\n{escape(text)}</textarea>'
+            )
             return f"<label>{label}{area}</label>{help_}"
         kind = _INPUTS[asked.type]
         mode = ' inputmode="decimal"' if asked.type in (FieldType.NUMBER, FieldType.INTEGER) else ""

@@ -14,12 +14,14 @@ from fastapi import Depends, Request
 from starlette.routing import BaseRoute
 
 from iaflow.auth import SessionManager
-from iaflow.auth.middleware import client_address
+from iaflow.auth.audit import Caller as Signature
+from iaflow.auth.credentials import Credentials
 from iaflow.client import Client
 from iaflow.data.accounts import Asked, Permission, Principal, Sight
 from iaflow.errors import NotAllowed
 from iaflow.settings import Settings
 from iaflow.web.problems import Refused
+from iaflow.web.tracking import Tracker
 
 __all__ = ["Caller", "Parts", "Policy", "anybody", "needs", "policy_of", "signed_in"]
 
@@ -31,6 +33,7 @@ class Parts:
     client: Client
     sessions: SessionManager
     settings: Settings
+    tracker: Tracker
     is_development: bool = False
 
 
@@ -41,13 +44,23 @@ class Caller:
 
     Attributes:
         principal: None on a public route, if nobody has signed in.
-        address: of the machine that asks.
+        signature: what of the caller is kept with what is done.
+        credentials: by what the request came; None as for `principal`.
     """
 
     parts: Parts
     principal: Principal | None
-    address: str
-    request_id: str
+    signature: Signature
+    credentials: Credentials | None = None
+
+    @property
+    def address(self) -> str:
+        """Of the machine that asks."""
+        return self.signature.address
+
+    @property
+    def request_id(self) -> str:
+        return self.signature.request_id
 
     @property
     def client(self) -> Client:
@@ -70,22 +83,16 @@ class Caller:
     @property
     def asked(self) -> Asked:
         """What decides which questions the caller sees."""
-        me = self.me
-        return Asked(me.name, me.roles, is_admin=me.is_admin, sight=me.sight)
+        return self.me.asked
 
     def may(self, permission: Permission) -> bool:
         return self.me.may(permission)
 
-    def record(self, action: str, target: str = "", detail: Mapping[str, Any] | None = None) -> None:
+    def record(
+        self, action: str, target: str = "", detail: Mapping[str, Any] | None = None
+    ) -> None:
         """Keep what was done in the audit; after it was done, and never with data in it."""
-        self.sessions.audit.record(
-            action,
-            actor=self.principal.name if self.principal is not None else None,
-            target=target,
-            address=self.address,
-            request_id=self.request_id,
-            detail=detail,
-        )
+        self.sessions.audit.record(action, target, caller=self.signature, detail=detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +153,12 @@ def policy_of(route: BaseRoute) -> Policy | None:
 
 
 def _caller_of(request: Request) -> Caller:
-    user = request.scope.get("user")
-    parts: Parts = request.app.state.parts
+    """Return who asks, as the layer of the sign-in has found it."""
+    scope = request.scope
+    user, credentials = scope.get("user"), scope.get("auth")
     return Caller(
-        parts=parts,
+        parts=request.app.state.parts,
         principal=user if isinstance(user, Principal) else None,
-        address=client_address(request.scope, parts.settings.trusted_proxies),
-        request_id=str(request.scope.get("iaflow.request_id", "")),
+        signature=scope["iaflow.caller"],
+        credentials=credentials if isinstance(credentials, Credentials) else None,
     )

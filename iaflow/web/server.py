@@ -23,6 +23,9 @@ __all__ = ["PatientProtocol", "is_loopback", "make_server", "require_loopback", 
 HEAD_SECONDS: Final = 10.0
 """The head of a request must have come by then, from when the connection was free for it."""
 
+SLOW_SECONDS: Final = 30.0
+"""Who takes nothing of a reply for so long is given up."""
+
 MOST_HEAD_BYTES: Final = 32 * 1024
 MOST_CONNECTIONS: Final = 2_000
 BACKLOG: Final = 2_048
@@ -34,6 +37,7 @@ class PatientProtocol(H11Protocol):
     """Closes a connection whose next request does not arrive: slowly, or not at all."""
 
     _waiting: asyncio.TimerHandle | None = None
+    _stuck: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -48,7 +52,22 @@ class PatientProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._go_on()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        # What has been written for it cannot be taken back: only the connection can be.
+        self._stuck = self.loop.call_later(SLOW_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._go_on()
+        super().resume_writing()
+
+    def _go_on(self) -> None:
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
 
     def _wait(self) -> None:
         self._waiting = self.loop.call_later(HEAD_SECONDS, self._give_up)
@@ -106,7 +125,17 @@ def make_server(app: ASGIApp, *, host: str, port: int, **options: Any) -> uvicor
         timeout_graceful_shutdown=GRACE_SECONDS,
         **options,
     )
-    return uvicorn.Server(config)
+    return _Server(config)
+
+
+class _Server(uvicorn.Server):
+    """Ends the app's event streams before it waits for replies to be over: these never are."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        parts = getattr(getattr(self.config.app, "state", None), "parts", None)
+        if parts is not None:
+            parts.tracker.stop()
+        await super().shutdown(sockets)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -10,8 +10,12 @@ from iaflow.web.routes import (
     links,
     pipelines,
     questions,
+    run_control,
+    runs,
     schedules,
     session,
+    steps,
+    streams,
 )
 
 __all__ = ["ROUTERS"]
@@ -21,7 +25,11 @@ ROUTERS = (
     session.router,
     accounts.router,
     pipelines.router,
+    run_control.router,
+    runs.router,
+    steps.router,
     schedules.router,
+    streams.router,
     questions.router,
     links.router,
     about.router,

@@ -29,13 +29,12 @@ PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 )
 def show_metrics(caller: Annotated[Caller, needs(Permission.METRICS_READ)]) -> Response:
     """Tell the figures of all runs together, as Prometheus reads them: as `iaflow metrics` does."""
-    return Response(render_gauges(caller.client.gauges()), media_type=PROMETHEUS)
+    gauges = caller.client.gauges(caller.parts.settings.queues)
+    return Response(render_gauges(gauges), media_type=PROMETHEUS)
 
 
 @router.get("/openapi.json")
-def show_description(
-    caller: Annotated[Caller, signed_in()], request: Request
-) -> dict[str, Any]:
+def show_description(caller: Annotated[Caller, signed_in()], request: Request) -> dict[str, Any]:
     """Tell what this API takes and replies, as OpenAPI."""
     described: dict[str, Any] = request.app.openapi()
     return described

@@ -39,7 +39,9 @@ HEADERS: Final = {
 
 USED: Final = "This link was used before: it works once."
 OVER: Final = "This link is unknown, or its time is over."
-CLOSED: Final = "The question is not open any more: it was answered, withdrawn, or its time is over."
+CLOSED: Final = (
+    "The question is not open any more: it was answered, withdrawn, or its time is over."
+)
 
 
 async def read_form(request: Request) -> Given:

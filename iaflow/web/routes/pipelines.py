@@ -138,9 +138,7 @@ def show_version(caller: Reader, slug: Named, number: Named) -> VersionWithDefin
     """Show a version of a pipeline, with its definition."""
     # What is no number of a version is not there.
     known = int(number) if number.isdecimal() and len(number) < 12 else 0
-    return VersionWithDefinition.from_record(
-        caller.client.version(slug, known, sight=caller.sight)
-    )
+    return VersionWithDefinition.from_record(caller.client.version(slug, known, sight=caller.sight))
 
 
 @router.get("/{slug}/diff")

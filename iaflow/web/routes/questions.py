@@ -6,20 +6,23 @@ never what an answer may be. Part of the app.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from iaflow.data.accounts import Asked, Permission
 from iaflow.data.records import PauseRecord
 from iaflow.data.status import PauseStatus
-from iaflow.errors import Conflict, NotAllowed
+from iaflow.errors import Conflict, NotAllowed, Problem
+from iaflow.pipeline.forms import parse_form, validate_answer
 from iaflow.web.cursors import cut_page, read_cursor
 from iaflow.web.limits import LimitedRoute
 from iaflow.web.places import find_address
 from iaflow.web.policies import Caller, needs
-from iaflow.web.schemas.base import Cursor, Limit, Named, Page
+from iaflow.web.problems import Refused
+from iaflow.web.schemas.base import Cursor, IdempotencyKey, Limit, Named, Page
 from iaflow.web.schemas.questions import (
     AnswerBody,
     Assignees,
@@ -35,17 +38,6 @@ router = APIRouter(prefix="/api/v1/pauses", tags=["questions"], route_class=Limi
 
 Answerer = Annotated[Caller, needs(Permission.PAUSES_ANSWER)]
 Assigner = Annotated[Caller, needs(Permission.PAUSES_ASSIGN)]
-
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        min_length=1,
-        max_length=200,
-        pattern=r"^[!-~]+$",
-        description="The same request sent again with the same key gets the same reply.",
-    ),
-]
 
 
 @router.get("")
@@ -105,9 +97,7 @@ def reassign_question(caller: Assigner, pause_id: Named, body: Assignees) -> Que
 
 
 @router.post("/{pause_id}/links", status_code=201)
-def make_link(
-    caller: Assigner, pause_id: Named, body: LinkBody, request: Request
-) -> MadeLink:
+def make_link(caller: Assigner, pause_id: Named, body: LinkBody, request: Request) -> MadeLink:
     """
     Make a one-time link, with which a person answers without signing in.
 
@@ -117,6 +107,7 @@ def make_link(
     _check_starter(caller, pause, body.person)
     if pause.status is not PauseStatus.OPEN:
         raise Conflict(f"pause {pause_id} is open no more: nobody can answer it")
+    _check_action(pause, body.action)
     link, token = caller.sessions.links.create(
         pause.pause_id,
         body.person,
@@ -159,6 +150,22 @@ def _check_starter(caller: Caller, pause: PauseRecord, person: str) -> None:
             f"{starter} started this run, and somebody else must answer pause {pause.pause_id} "
             "(exclude_starter): neither make the link nor be its person"
         )
+
+
+def _check_action(pause: PauseRecord, action: Mapping[str, Any]) -> None:
+    """A link that could never answer is better not made."""
+    form = parse_form(pause.ui_schema)[0]
+    if form is None or not action:
+        return
+    found = validate_answer(form, dict(action))[1]
+    problems = tuple(
+        Problem(one.code, f"/action{one.pointer}", one.message, one.hint)
+        for one in found
+        if (one.pointer.split("/")[1:2] or [""])[0] in action
+    )
+    if problems:
+        first = problems[0]
+        raise Refused("body_refused", f"{first.pointer}: {first.message}", problems)
 
 
 def _tell(caller: Caller, pause: PauseRecord) -> Question:

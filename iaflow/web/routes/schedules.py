@@ -104,9 +104,7 @@ def fire_schedule(caller: Writer, name: Named, response: Response) -> Fired:
 
 
 @router.get("/{name}/fires")
-def list_fires(
-    caller: Reader, name: Named, limit: Limit = 50, cursor: Cursor = None
-) -> Page[Fire]:
+def list_fires(caller: Reader, name: Named, limit: Limit = 50, cursor: Cursor = None) -> Page[Fire]:
     """List what became of a schedule's instants, the newest first."""
     before = read_cursor("fires", cursor)
     found = caller.client.schedules.fires(

@@ -46,9 +46,7 @@ def sign_in(caller: Anybody, body: SignIn, request: Request, response: Response)
         replaces=credentials.token if credentials is not None else None,
     )
     response.headers["Set-Cookie"] = caller.sessions.set_cookie(signed.token)
-    return Me.from_principal(
-        signed.principal, csrf_token=signed.csrf_token, session=signed.session
-    )
+    return Me.from_principal(signed.principal, csrf_token=signed.csrf_token, session=signed.session)
 
 
 @router.get("/session")
@@ -110,17 +108,13 @@ def change_password(
         request_id=caller.request_id,
     )
     response.headers["Set-Cookie"] = caller.sessions.set_cookie(signed.token)
-    return Me.from_principal(
-        signed.principal, csrf_token=signed.csrf_token, session=signed.session
-    )
+    return Me.from_principal(signed.principal, csrf_token=signed.csrf_token, session=signed.session)
 
 
 @router.post("/setup")
 def use_setup_token(caller: Anybody, body: Setup) -> User:
     """Set a first password, or one in the place of a forgotten one, by a one-time token."""
-    user = caller.sessions.accounts.use_setup(
-        body.token, body.password, caller=caller.signature
-    )
+    user = caller.sessions.accounts.use_setup(body.token, body.password, caller=caller.signature)
     return User.from_record(user)
 
 

@@ -5,7 +5,7 @@ Decides which fields there are; never shows a hash, and a secret only in the rep
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, StrictBool, StrictInt
 
@@ -268,7 +268,7 @@ class AuditEvent(Reply):
         )
 
 
-def _of_token(record: TokenRecord, user: str | None) -> dict[str, object]:
+def _of_token(record: TokenRecord, user: str | None) -> dict[str, Any]:
     return {
         "token_id": record.token_id,
         "user": user,

@@ -9,12 +9,22 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, TypeVar
 
-from fastapi import Path, Query
+from fastapi import Header, Path, Query
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from iaflow.errors import NotFound
 
-__all__ = ["Body", "Cursor", "Instant", "Limit", "Named", "Object", "Page", "Reply"]
+__all__ = [
+    "Body",
+    "Cursor",
+    "IdempotencyKey",
+    "Instant",
+    "Limit",
+    "Named",
+    "Object",
+    "Page",
+    "Reply",
+]
 
 T = TypeVar("T")
 
@@ -90,3 +100,16 @@ Instant = Annotated[
 
 Object = dict[str, Any]
 """A JSON object of the user's: its keys are not ours."""
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=200,
+        pattern=r"^[!-~]+$",
+        description="A word of yours for this request: sent once more with the same key and body, "
+        "it is done once and gets the same reply.",
+        examples=["order-4711"],
+    ),
+]

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from iaflow.data.records import PipelineRecord, VersionRecord
 from iaflow.errors import Problem
+from iaflow.pipeline.comparing import Difference, DifferenceKind, Subject
 from iaflow.web.schemas.base import Body, Instant, Object, Reply
 
 __all__ = [
@@ -135,10 +136,12 @@ class Imported(Reply):
 class DifferenceEntry(Reply):
     """One difference by meaning: layout and the order of keys are none."""
 
-    what: DifferenceKind
-    pointer: str = Field(description="Where, in the newer definition.", examples=["/steps/2"])
-    before: Any = None
-    after: Any = None
+    kind: DifferenceKind
+    subject: Subject
+    name: str = Field(description="The step's id, or from where to where a transition leads.")
+    pointer: str = Field(description="In the newer document; in the older one if it was removed.")
+    before: Any = Field(default=None, description="Null if it was added.")
+    after: Any = Field(default=None, description="Null if it was removed.")
 
 
 class ComparedVersions(Reply):
@@ -148,6 +151,28 @@ class ComparedVersions(Reply):
     from_number: int
     to_number: int
     differences: list[DifferenceEntry]
+
+    @classmethod
+    def from_differences(
+        cls, slug: str, from_number: int, to_number: int, found: Iterable[Difference]
+    ) -> Self:
+        """Return what is told of differences."""
+        return cls(
+            slug=slug,
+            from_number=from_number,
+            to_number=to_number,
+            differences=[
+                DifferenceEntry(
+                    kind=one.kind,
+                    subject=one.subject,
+                    name=one.name,
+                    pointer=one.pointer,
+                    before=one.before,
+                    after=one.after,
+                )
+                for one in found
+            ],
+        )
 
 
 def _of_pipeline(record: PipelineRecord) -> dict[str, Any]:
