@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
@@ -105,7 +105,7 @@ def count_established(port: int) -> int:
 @pytest.fixture
 def encrypted_postgres(
     start_postgres: Callable[..., OwnPostgresServer], server_room: ServerRoom
-) -> Iterator[str]:
+) -> str:
     """The URL, by the name in the certificate, of a Postgres that takes encrypted lines alone."""
     server = start_postgres(durable=False)
     certificates = server_room.certificates
@@ -123,7 +123,7 @@ def encrypted_postgres(
         pytest.skip(f"left out: Postgres {server.label} speaks no TLS ({error})")
     server.execute("SELECT pg_reload_conf()")
     url = server.create_database()
-    yield urlsplit(url)._replace(netloc=f"postgres@localhost:{urlsplit(url).port}").geturl()
+    return urlsplit(url)._replace(netloc=f"postgres@localhost:{urlsplit(url).port}").geturl()
 
 
 def verify(url: str, authority: Path, mode: str = "verify-full") -> str:
