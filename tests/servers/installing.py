@@ -49,7 +49,7 @@ def describe_lack(package: str) -> str | None:
 def find_or_install(package: str, candidates: Sequence[str]) -> Path:
     """Return a program, its package installed with apt-get if need be; raises NotInstalled."""
     # One at a time: another process may have unpacked it, and not be done.
-    with Path(tempfile.gettempdir(), f"iaflow-installing-{os.geteuid()}.lock").open("w") as lock:
+    with Path(tempfile.gettempdir(), f".iaflow-installing-{os.geteuid()}").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if find_program(candidates) is None:
             install(package)
