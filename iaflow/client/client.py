@@ -90,6 +90,10 @@ class Client(PeopleRequests, ControlRequests):
         if self._is_owner:
             self._engine.database.close()
 
+    def check(self) -> None:
+        """Return if the database answers; raises NotReachable."""
+        self._engine.database.read_clock()
+
     def start(
         self,
         slug: str,
