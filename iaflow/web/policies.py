@@ -13,8 +13,7 @@ from typing import Any
 from fastapi import Depends, Request
 from starlette.routing import BaseRoute
 
-from iaflow.auth import SessionManager
-from iaflow.auth.middleware import client_address
+from iaflow.auth import SessionManager, audit
 from iaflow.client import Client
 from iaflow.data.accounts import Asked, Permission, Principal, Sight
 from iaflow.errors import NotAllowed
@@ -75,6 +74,12 @@ class Caller:
         me = self.me
         return Asked(me.name, me.roles, is_admin=me.is_admin, sight=me.sight)
 
+    @property
+    def kept(self) -> audit.Caller:
+        """What the audit keeps of who asks; rooms of `auth` that change something take it."""
+        name = None if self.principal is None else self.principal.name
+        return audit.Caller(name, self.address, self.request_id)
+
     def may(self, permission: Permission) -> bool:
         return self.me.may(permission)
 
@@ -82,14 +87,7 @@ class Caller:
         self, action: str, target: str = "", detail: Mapping[str, Any] | None = None
     ) -> None:
         """Keep what was done in the audit; after it was done, and never with data in it."""
-        self.sessions.audit.record(
-            action,
-            actor=self.principal.name if self.principal is not None else None,
-            target=target,
-            address=self.address,
-            request_id=self.request_id,
-            detail=detail,
-        )
+        self.sessions.audit.record(action, target, caller=self.kept, detail=detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +149,10 @@ def policy_of(route: BaseRoute) -> Policy | None:
 
 def _caller_of(request: Request) -> Caller:
     user = request.scope.get("user")
-    parts: Parts = request.app.state.parts
+    kept: audit.Caller = request.scope["iaflow.caller"]
     return Caller(
-        parts=parts,
+        parts=request.app.state.parts,
         principal=user if isinstance(user, Principal) else None,
-        address=client_address(request.scope, parts.settings.trusted_proxies),
-        request_id=str(request.scope.get("iaflow.request_id", "")),
+        address=kept.address,
+        request_id=kept.request_id,
     )
