@@ -15,6 +15,7 @@ from iaflow.data.records import PipelineRecord, RunRecord, VersionRecord
 from iaflow.database.pipeline_store import MOST_VERSIONS
 from iaflow.errors import NotFound
 from iaflow.pipeline.comparing import Difference, compare_definitions
+from iaflow.pipeline.definition import Definition
 from iaflow.pipeline.graph import Graph
 
 __all__ = ["DefinitionRequests"]
@@ -26,6 +27,26 @@ class DefinitionRequests(ClientCore):
     def save(self, graph: Graph) -> None:
         """Keep the version of a definition, without making it the one its slug runs."""
         self._engine.keep_version(graph)
+
+    def publish(self, definition: Definition) -> bool:
+        """
+        Make a definition that was found legal the one that its slug runs; True if it was not.
+
+        Runs that have begun keep their version, and a pause of the pipeline stays.
+        """
+        return self._engine.pipelines.publish(
+            content_hash=definition.content_hash,
+            slug=definition.slug,
+            version=definition.version,
+            name=definition.name,
+            description=definition.description,
+            document=definition.text,
+            now=self._engine.clock.now(),
+        )
+
+    def graph(self, slug: str, *, sight: Sight = EVERYTHING) -> Graph:
+        """Return the compiled current definition of a pipeline; raises NotFound."""
+        return self._engine.library.graph(self.pipeline(slug, sight=sight).content_hash)
 
     def pipelines(self, *, sight: Sight = EVERYTHING) -> list[PipelineRecord]:
         """Return the imported pipelines that are seen, by slug."""

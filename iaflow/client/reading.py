@@ -16,7 +16,9 @@ from iaflow.data.accounts import EVERYTHING, Sight
 from iaflow.data.filters import EVERY_RUN, RunFilter
 from iaflow.data.records import NO_INDEX, DecisionRecord, EventRecord, RunRecord, StepRecord
 from iaflow.data.status import END_OF_RUN, RunStatus, StepStatus
+from iaflow.database.run_store.gauges import GaugeStore
 from iaflow.errors import Conflict, NotFound
+from iaflow.metrics import Gauge
 from iaflow.pipeline.core import is_uuid
 
 __all__ = ["ReadingRequests"]
@@ -30,6 +32,15 @@ MOST_SEQ = 2**63 - 1
 
 class ReadingRequests(DefinitionRequests):
     """What is asked about runs."""
+
+    def gauges(self, queues: tuple[str, ...]) -> list[Gauge]:
+        """
+        Return the figures of all runs together, as they are now.
+
+        Args:
+            queues: all that are known; the first is that of steps which name none.
+        """
+        return GaugeStore(self._engine.database, queues).read()
 
     def wait(self, run_id: str, *, timeout: float | None = None) -> RunRecord:
         """

@@ -6,7 +6,6 @@ Decides which routers and layers there are and in which order; never what a rout
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -15,7 +14,6 @@ from typing import Final
 import anyio.to_thread
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import SecretStr
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -23,7 +21,7 @@ from starlette.responses import Response
 from iaflow.auth import AuthMiddleware, SessionManager
 from iaflow.client import Client
 from iaflow.data.accounts import Principal
-from iaflow.errors import IaflowError, Problem, SettingsRefused
+from iaflow.errors import IaflowError, Problem
 from iaflow.pipeline.strict_json import join_pointer
 from iaflow.settings import Settings, load_settings
 from iaflow.web import routes
@@ -35,7 +33,7 @@ from iaflow.web.tracking import Tracker
 
 __all__ = ["PUBLIC", "create_app", "open_app"]
 
-PUBLIC: Final = ("/healthz", "/readyz", "/api/v1/session", "/l/*")
+PUBLIC: Final = ("/healthz", "/readyz", "/api/v1/session", "/api/v1/setup", "/l/*")
 """Where nobody needs to have signed in to be heard; their routes say what that is good for."""
 
 THREADS: Final = 16
@@ -103,14 +101,13 @@ def open_app(
             at least 32 bytes in `IAFLOW_SECRET_KEY`, above all.
     """
     settings = settings or load_settings()
-    if settings.secret_key is None:
-        if development_user is None:
-            raise SettingsRefused("the web needs IAFLOW_SECRET_KEY, at least 32 random bytes")
-        # What it signs need not outlive it: there is nobody who has signed in.
-        settings = settings.model_copy(update={"secret_key": SecretStr(secrets.token_urlsafe(32))})
     client = Client(settings=settings)
     try:
-        sessions = SessionManager(settings.database_url, settings=settings)
+        sessions = SessionManager(
+            settings.database_url,
+            settings=settings,
+            is_development=development_user is not None,
+        )
     except BaseException:
         client.close()
         raise

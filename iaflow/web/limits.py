@@ -18,7 +18,7 @@ from starlette.types import Message
 from iaflow.pipeline.strict_json import JsonRefused, read_json
 from iaflow.web.problems import Refused
 
-__all__ = ["BODY_BYTES", "DEFINITION", "INPUT_BYTES", "LimitedRoute", "takes"]
+__all__ = ["BODY_BYTES", "DEFINITION", "INPUT_BYTES", "LimitedRoute", "read_limited", "takes"]
 
 BODY_BYTES: Final = 64 * 1024
 """The longest body of a request: answers, accounts, schedules."""
@@ -74,20 +74,32 @@ async def _read_body(request: Request, most: int) -> bytes:
     charset = rest.strip().lower().replace('"', "")
     if kind.strip().lower() != "application/json" or charset not in ("", "charset=utf-8"):
         raise Refused("body_not_json", "send JSON in UTF-8, with Content-Type: application/json")
-    if int(headers.get("content-length") or 0) > most:
-        raise _too_large(most)
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            body = await _collect(request, most)
-    except TimeoutError:
-        raise Refused(
-            "body_too_slow", f"it had not arrived after {BODY_SECONDS:.0f} s; nothing was done"
-        ) from None
+    body = await read_limited(request, most)
     try:
         read_json(body, max_bytes=most, max_depth=BODY_DEPTH)
     except JsonRefused as error:
         raise Refused("body_refused", str(error), error.problems) from None
     return body
+
+
+async def read_limited(request: Request, most: int) -> bytes:
+    """
+    Return a body that is no longer than `most` bytes, and comes in time.
+
+    Raises:
+        Refused: it is longer, or too slow.
+    """
+    declared = request.headers.get("content-length") or "0"
+    # Twenty digits and more are no length of anything that is read here.
+    if not declared.isdecimal() or len(declared) > 19 or int(declared) > most:
+        raise _too_large(most)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _collect(request, most)
+    except TimeoutError:
+        raise Refused(
+            "body_too_slow", f"it had not arrived after {BODY_SECONDS:.0f} s; nothing was done"
+        ) from None
 
 
 async def _collect(request: Request, most: int) -> bytes:

@@ -13,7 +13,9 @@ from typing import Any
 from fastapi import Depends, Request
 from starlette.routing import BaseRoute
 
-from iaflow.auth import SessionManager, audit
+from iaflow.auth import SessionManager
+from iaflow.auth.audit import Caller as Signature
+from iaflow.auth.credentials import Credentials
 from iaflow.client import Client
 from iaflow.data.accounts import Asked, Permission, Principal, Sight
 from iaflow.errors import NotAllowed
@@ -42,13 +44,23 @@ class Caller:
 
     Attributes:
         principal: None on a public route, if nobody has signed in.
-        address: of the machine that asks.
+        signature: what of the caller is kept with what is done.
+        credentials: by what the request came; None as for `principal`.
     """
 
     parts: Parts
     principal: Principal | None
-    address: str
-    request_id: str
+    signature: Signature
+    credentials: Credentials | None = None
+
+    @property
+    def address(self) -> str:
+        """Of the machine that asks."""
+        return self.signature.address
+
+    @property
+    def request_id(self) -> str:
+        return self.signature.request_id
 
     @property
     def client(self) -> Client:
@@ -71,14 +83,7 @@ class Caller:
     @property
     def asked(self) -> Asked:
         """What decides which questions the caller sees."""
-        me = self.me
-        return Asked(me.name, me.roles, is_admin=me.is_admin, sight=me.sight)
-
-    @property
-    def kept(self) -> audit.Caller:
-        """What the audit keeps of who asks; rooms of `auth` that change something take it."""
-        name = None if self.principal is None else self.principal.name
-        return audit.Caller(name, self.address, self.request_id)
+        return self.me.asked
 
     def may(self, permission: Permission) -> bool:
         return self.me.may(permission)
@@ -87,7 +92,7 @@ class Caller:
         self, action: str, target: str = "", detail: Mapping[str, Any] | None = None
     ) -> None:
         """Keep what was done in the audit; after it was done, and never with data in it."""
-        self.sessions.audit.record(action, target, caller=self.kept, detail=detail)
+        self.sessions.audit.record(action, target, caller=self.signature, detail=detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +153,12 @@ def policy_of(route: BaseRoute) -> Policy | None:
 
 
 def _caller_of(request: Request) -> Caller:
-    user = request.scope.get("user")
-    kept: audit.Caller = request.scope["iaflow.caller"]
+    """Return who asks, as the layer of the sign-in has found it."""
+    scope = request.scope
+    user, credentials = scope.get("user"), scope.get("auth")
     return Caller(
         parts=request.app.state.parts,
         principal=user if isinstance(user, Principal) else None,
-        address=kept.address,
-        request_id=kept.request_id,
+        signature=scope["iaflow.caller"],
+        credentials=credentials if isinstance(credentials, Credentials) else None,
     )
