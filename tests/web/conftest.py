@@ -1,0 +1,33 @@
+"""Webs (`webs.py`) on every database: a server, accounts of every role, and a carrier of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import ServerRoom
+from tests.web.webs import Web
+
+
+@pytest.fixture(scope="module", params=("sqlite", "postgres"))
+def web_url(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """A database for all tests of a file."""
+    if request.param == "sqlite":
+        folder: Path = tmp_path_factory.mktemp("web")
+        yield f"sqlite:///{folder / 'runs.db'}"
+        return
+    room: ServerRoom = request.getfixturevalue("server_room")
+    url = room.create_database(request.getfixturevalue("postgres_template"))
+    yield url
+    room.postgres.drop_database(url)
+
+
+@pytest.fixture(scope="module")
+def web(web_url: str) -> Iterator[Web]:
+    """A server for all tests of a file, with an account for each of `USERS`."""
+    with Web(web_url) as web:
+        yield web
