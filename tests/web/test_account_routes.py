@@ -29,9 +29,7 @@ def test_an_account_from_its_making_to_its_end(people: People) -> None:
     assert (changed["roles"], changed["pipelines"]) == (["operator"], ["a-*"])
     assert admin.delete(f"/api/v1/users/{name}").status_code == 204
     assert admin.get(f"/api/v1/users/{name}").status_code == 404
-    actions = [
-        one["action"] for one in admin.read("/api/v1/audit", target=name, limit=10)["items"]
-    ]
+    actions = [one["action"] for one in admin.read("/api/v1/audit", target=name, limit=10)["items"]]
     assert actions == ["user.delete", "user.set", "user.create"]
 
 
@@ -259,9 +257,11 @@ def test_figures_are_for_who_operates(people: People) -> None:
     assert 'iaflow_ready_steps{queue="iaflow"}' in replied.text
     for role in ("viewer", "author", "approver"):
         assert people.person(role).get("/api/v1/metrics").status_code == 403
-    assert people.by_token(people.account("operator"), "metrics:read").get(
-        "/api/v1/metrics"
-    ).is_success
+    assert (
+        people.by_token(people.account("operator"), "metrics:read")
+        .get("/api/v1/metrics")
+        .is_success
+    )
 
 
 def test_the_description_is_for_who_has_signed_in(people: People) -> None:
