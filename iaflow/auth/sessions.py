@@ -261,8 +261,13 @@ class SessionManager:
 
     # -- while it goes on
 
-    def find(self, token: str) -> tuple[SessionRecord, Principal] | None:
-        """Return the session of a token that goes on, and whose it is; None: there is none."""
+    def find(self, token: str, *, is_use: bool = True) -> tuple[SessionRecord, Principal] | None:
+        """
+        Return the session of a token that goes on, and whose it is; None: there is none.
+
+        Args:
+            is_use: somebody does something by it, which keeps it from being idle.
+        """
         if not _TOKEN.fullmatch(token):
             return None
         now, token_hash = self._clock.now(), hash_token(token)
@@ -271,16 +276,20 @@ class SessionManager:
             return None
         session, user = found
         before = now - TOUCHED_EVERY
-        if session.seen_at < before:
+        if is_use and session.seen_at < before:
             self._sessions.touch(token_hash, now=now, before=before)
         return session, _principal(user, session)
 
-    def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> Credentials | None:
+    def authenticate(
+        self, headers: Iterable[tuple[bytes, bytes]], *, is_use: bool = True
+    ) -> Credentials | None:
         """
         Return whom a request's headers stand for; None: for nobody.
 
         Args:
             headers: as an ASGI scope has them.
+            is_use: False for a look at the credentials of a reply that goes on: a page that is
+                left open does not keep its session from being idle.
 
         Raises:
             CredentialsRefused: they hold a cookie and a bearer token, or one of them twice.
@@ -290,7 +299,7 @@ class SessionManager:
             principal = self.tokens.find(given.bearer)
             return None if principal is None else Credentials(principal)
         if given.cookie is not None:
-            found = self.find(given.cookie)
+            found = self.find(given.cookie, is_use=is_use)
             if found is not None:
                 return Credentials(found[1], given.cookie, found[0])
         return None

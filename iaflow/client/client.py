@@ -14,6 +14,7 @@ from iaflow.client.control import ControlRequests
 from iaflow.client.core import leave
 from iaflow.client.people import PeopleRequests
 from iaflow.data.accounts import EVERYTHING, Sight
+from iaflow.database import migrator
 from iaflow.database.callers import call_at_commit, joined
 from iaflow.database.dialects import is_duplicate_key
 from iaflow.pipeline.check import merge_parameters
@@ -89,6 +90,15 @@ class Client(PeopleRequests, ControlRequests):
         self._late.close()
         if self._is_owner:
             self._engine.database.close()
+
+    def check(self) -> None:
+        """
+        Return if the database answers, and has the tables that this version works on.
+
+        Raises:
+            NotReachable, SchemaOutdated: it cannot work now.
+        """
+        migrator.require_current(self._engine.database)
 
     def start(
         self,

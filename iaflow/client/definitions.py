@@ -11,7 +11,7 @@ import json
 
 from iaflow.client.core import ClientCore, is_storable
 from iaflow.data.accounts import EVERYTHING, Sight
-from iaflow.data.records import PipelineRecord, VersionRecord
+from iaflow.data.records import PipelineRecord, RunRecord, VersionRecord
 from iaflow.database.pipeline_store import MOST_VERSIONS
 from iaflow.errors import NotFound
 from iaflow.pipeline.comparing import Difference, compare_definitions
@@ -98,6 +98,18 @@ class DefinitionRequests(ClientCore):
             if not self._is_known(slug, sight):
                 raise self._no_pipeline(slug, sight)
             raise NotFound(f"pipeline {slug!r} has no version {number}")
+        return found
+
+    def version_of(self, run: RunRecord) -> tuple[int, str]:
+        """
+        Return the number of the version that a run is pinned to, and what that calls itself.
+
+        Raises:
+            NotFound: the run is gone, and its version with it.
+        """
+        found = self._engine.pipelines.find_label(run.content_hash)
+        if found is None:
+            raise NotFound(f"there is no run {run.run_id}")
         return found
 
     def compare_versions(

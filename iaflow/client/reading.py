@@ -216,8 +216,8 @@ class ReadingRequests(DefinitionRequests):
             return []
         return self._engine.reads.decisions(run_id, step_id)
 
-    def events(self, run_id: str, after: int = 0) -> list[EventRecord]:
-        """Return a run's events after number `after`, in order."""
+    def events(self, run_id: str, after: int = 0, *, limit: int = 1000) -> list[EventRecord]:
+        """Return a run's events after number `after`, in order, so many at most."""
         if not is_uuid(run_id) or after >= MOST_SEQ:
             return []
-        return self._engine.reads.events(run_id, max(after, 0))
+        return self._engine.reads.events(run_id, max(after, 0), limit)

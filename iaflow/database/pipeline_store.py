@@ -116,6 +116,11 @@ class PipelineStore:
         rows = self._fetch(self._sql.version, sight, slug=slug, number=number)
         return _version(rows[0]) if rows else None
 
+    def find_label(self, content_hash: str) -> tuple[int, str] | None:
+        """Return a version's number and what it calls itself; None: there is none of that hash."""
+        rows = self._database.fetch(self._sql.label, content_hash=content_hash)
+        return (rows[0][0], rows[0][1]) if rows else None
+
     def _fetch(
         self, statement: tuple[Statement, Statement], sight: Sight, **given: Any
     ) -> list[Row]:
@@ -277,6 +282,12 @@ class _Statements:
             of_slug.where(versions.c.number < bind("before"))
             .order_by(versions.c.number.desc())
             .limit(bind("limit"))
+        )
+        self.label = Statement(
+            "iaflow_version_label",
+            sa.select(versions.c.number, versions.c.version).where(
+                versions.c.content_hash == bind("content_hash")
+            ),
         )
         self.versions = _with_sight("iaflow_versions", newest, versions.c.slug)
         self.version = _with_sight(

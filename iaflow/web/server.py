@@ -45,7 +45,9 @@ class PatientProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
+        # Typed as if it were always there; it is with the first request.
+        cycle: Any = self.cycle
+        if cycle is not None and not cycle.response_complete:
             self._stop_waiting()
         elif self._waiting is None:
             self._wait()
@@ -79,7 +81,8 @@ class PatientProtocol(H11Protocol):
 
     def _give_up(self) -> None:
         self._waiting = None
-        if self.cycle is None or self.cycle.response_complete:
+        cycle: Any = self.cycle
+        if cycle is None or cycle.response_complete:
             self.transport.close()
 
 

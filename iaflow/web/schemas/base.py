@@ -6,8 +6,9 @@ other schemas and the routes.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeVar
 
 from fastapi import Header, Path, Query
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
@@ -75,8 +76,12 @@ Named = Annotated[str, Path(min_length=1), AfterValidator(_as_name)]
 """What a path names; whatever is not there is 404, however it is spelt."""
 
 
+_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]")
+
+
 def _only_text(value: object) -> object:
-    if isinstance(value, str | datetime):
+    # Digits alone would be read as seconds.
+    if isinstance(value, datetime) or (isinstance(value, str) and _DATE.match(value)):
         return value
     raise ValueError("an instant is text, such as 2026-03-08T07:00:00Z")
 

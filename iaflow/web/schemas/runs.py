@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, StrictBool, StrictInt
 
 from iaflow.data.filters import ManyOutcome, ManyRecord, RunFilter
-from iaflow.data.records import NO_INDEX, PauseRecord, RunRecord, VersionRecord
+from iaflow.data.records import NO_INDEX, PauseRecord, RunRecord
 from iaflow.data.status import END_OF_RUN, RunStatus
 from iaflow.web.schemas.base import Body, Instant, Object, Reply
 
@@ -163,14 +163,12 @@ class Run(RunLine):
 
     @classmethod
     def with_all(
-        cls, run: RunRecord, version: VersionRecord, waits_for: Waiting, *, payloads: bool
+        cls, run: RunRecord, version: tuple[int, str], waits_for: Waiting, *, payloads: bool
     ) -> Self:
         """Return all that is told of a run."""
         return cls(
             **_describe(run, payloads=payloads),
-            version=Version(
-                content_hash=run.content_hash, number=version.number, version=version.version
-            ),
+            version=Version(content_hash=run.content_hash, number=version[0], version=version[1]),
             counters=Counters(
                 live=run.live,
                 waiting=run.paused,
