@@ -156,7 +156,7 @@ class World(Web):
                 self.sessions.sign_out(self.session_of(visitor))
                 return visitor
             case "disabled":
-                user = self.user("own", roles=("admin",), pipelines=("*",), fresh=True)
+                user = self.account("own", roles=("admin",), pipelines=("*",), fresh=True)
                 visitor = self.program(user)
                 accounts = self.sessions.accounts
                 accounts.set(accounts.get_by_name(user).user_id, is_disabled=True, caller=ROOT)
@@ -263,7 +263,7 @@ class World(Web):
 
         return self._keep(("schedule", where), make)
 
-    def user(
+    def account(
         self,
         where: Where,
         *,
@@ -287,7 +287,7 @@ class World(Web):
         if where == "absent":
             return "absent-v1"
         accounts = self.sessions.accounts
-        user = accounts.get_by_name(self.user("own", fresh=True))
+        user = accounts.get_by_name(self.account("own", fresh=True))
         return self._keep("setup", lambda: accounts.make_setup(user.user_id, caller=ROOT))
 
     def token_of(self, name: str) -> str:
