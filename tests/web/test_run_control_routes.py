@@ -252,7 +252,7 @@ def test_many_failed_runs_are_retried_each_by_itself(web: Web) -> None:
     "body",
     (
         {"filter": {"run_ids": []}},
-        {"filter": {"parent_run_id": str(uuid4())}},
+        {"filter": {"parent_run_id": "0199a000-0000-7000-8000-000000000001"}},
         {"run_ids": []},
         {"dry_run": "yes"},
         {"limit": 0},
