@@ -165,6 +165,7 @@ _LEAST_LEFT: Final = 5
 """So many different characters must be left of a password without its guessable parts."""
 
 _LOOK_ALIKES: Final = str.maketrans("@4310!$57", "aaeioisst")
+_ADDED: Final = re.compile(r"[0-9!-/:-@\[-`{-~]{1,4}")
 _ROWS: Final = (
     "abcdefghijklmnopqrstuvwxyz",
     "01234567890",
@@ -220,7 +221,7 @@ def _remove(text: str, known: Collection[str]) -> str:
         text = re.sub(pattern, " ", text)
     text = re.sub(r"(.{1,6}?)\1{2,}", " ", text)
     # Digits and signs around words are what people add when they are asked for some.
-    return re.sub(r"\s+", "", re.sub(r"(?<![^\W\d_])[\W\d_]{1,4}(?![^\W\d_])", " ", text))
+    return "".join(part for part in text.split() if not _ADDED.fullmatch(part))
 
 
 def _runs(row: str) -> Iterator[str]:
