@@ -203,11 +203,8 @@ def _strip_known(password: str, context: Collection[str]) -> int:
     small = password.casefold()
     words = {part for word in context for part in (word, *re.split(r"[^a-z0-9]+", word.casefold()))}
     known = {word.casefold() for word in words if len(word) >= 3} | set(_COMMON)
-    left = min(
-        (_remove(text, known) for text in (small, small.translate(_LOOK_ALIKES))),
-        key=lambda text: len(set(text)),
-    )
-    return len(set(left))
+    spelled = (small, small.translate(_LOOK_ALIKES), re.sub(r"(.)\1", r"\1", small))
+    return min(len(set(_remove(text, known))) for text in spelled)
 
 
 def _remove(text: str, known: Collection[str]) -> str:

@@ -70,7 +70,9 @@ def test_all_of_a_long_password_counts() -> None:
 
 @given(st.text(st.characters(exclude_categories=()), max_size=140))
 def test_any_text_is_judged_and_hashed(password: str) -> None:
-    assert all(password not in fault.message for fault in find_faults(password) if password)
+    # A fault says the same of every password: nothing of it is told.
+    known = {fault.message for one in ("", "x" * 12, "x" * 129) for fault in find_faults(one)}
+    assert {fault.message for fault in find_faults(password)} <= known
     kept = CHEAP.hash(password)
     assert CHEAP.compare(kept, password).matches
     assert not CHEAP.compare(kept, password + "x").matches
