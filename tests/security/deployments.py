@@ -21,6 +21,7 @@ from iaflow.auth.passwords import Passwords
 from iaflow.auth.sessions import SignedIn
 from iaflow.data.accounts import AuditRecord, UserRecord
 from iaflow.database.pipeline_store import PipelineStore
+from iaflow.database.statements import POSTGRES
 from iaflow.errors import IaflowError
 from iaflow.settings import Settings
 
@@ -74,6 +75,16 @@ class Deployment:
 
     def close(self) -> None:
         self.sessions.close()
+
+    def leave(self) -> None:
+        """Close, with no row left in a database that others use after."""
+        database = self.sessions.database
+        if database.dialect == POSTGRES:
+            tables = database.tables
+            with database.engine.begin() as connection:
+                for table in (tables.users, tables.sign_ins, tables.audit_events, tables.pauses):
+                    connection.execute(table.delete())
+        self.close()
 
     def add(self, name: str, *roles: str, **options: Any) -> UserRecord:
         given = {"password": PASSWORDS.get(name), "caller": OPERATOR} | options
