@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 from iaflow.web.policies import Policy, policy_of
 from iaflow.web.problems import CODES, MEDIA_TYPE
 
-__all__ = ["describe_app"]
+__all__ = ["describe_app", "describe_events", "describe_refusals"]
 
 _REFERENCE: Final = {"$ref": "#/components/schemas/Problem"}
 
@@ -68,6 +68,32 @@ SCHEMES: Final[Mapping[str, Any]] = {
 }
 
 
+def describe_refusals(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """Return the description of replies that a route has besides those that every route has."""
+    return {
+        CODES[code][0]: {
+            "description": CODES[code][1],
+            "content": {MEDIA_TYPE: {"schema": dict(_REFERENCE)}},
+        }
+        for code in codes
+    }
+
+
+def describe_events(*kinds: str) -> dict[int | str, dict[str, Any]]:
+    """Return the description of a stream: before OpenAPI 3.2, `schema` is that of each event."""
+    event = {
+        "type": "object",
+        "description": "One event of the stream.",
+        "required": ["data"],
+        "properties": {
+            "event": {"type": "string", "enum": list(kinds)},
+            "id": {"type": "string"},
+            "data": {"type": "string", "contentMediaType": "application/json"},
+        },
+    }
+    return {200: {"description": "Events", "content": {"text/event-stream": {"schema": event}}}}
+
+
 def describe_app(app: FastAPI) -> dict[str, Any]:
     """Return the description of the app's API as an object; made once."""
     if app.openapi_schema is None:
@@ -93,6 +119,8 @@ def describe_app(app: FastAPI) -> dict[str, Any]:
 
 
 def _complete(operation: dict[str, Any], route: APIRoute, policy: Policy) -> None:
+    for parameter in operation.get("parameters", ()):
+        _forget_null(parameter["schema"])
     replies = operation.setdefault("responses", {})
     replies.pop("422", None)
     for status in sorted(_statuses(operation, route, policy)):
@@ -109,6 +137,14 @@ def _complete(operation: dict[str, Any], route: APIRoute, policy: Policy) -> Non
         if policy.permission is not None:
             told = f"Needs the permission `{policy.permission.value}`."
             operation["description"] = f"{operation.get('description', '')}\n\n{told}".strip()
+
+
+def _forget_null(schema: dict[str, Any]) -> None:
+    """Let what is left out be left out: there is no null in a query or a header."""
+    kinds = [one for one in schema.get("anyOf", ()) if one != {"type": "null"}]
+    if len(kinds) == 1:
+        del schema["anyOf"]
+        schema.update(kinds[0])
 
 
 def _statuses(operation: Mapping[str, Any], route: APIRoute, policy: Policy) -> set[int]:

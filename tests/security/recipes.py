@@ -413,7 +413,10 @@ def _reassign(world: World, where: Where, who: Visitor) -> Asked:
 
 @_recipe(f"POST {V1}/pauses/{{pause_id}}/links", done=201, **HIDDEN)
 def _make_link(world: World, where: Where, who: Visitor) -> Asked:
-    return Asked(path={"pause_id": world.pause(where)}, body={"person": "maria@example.org"})
+    return Asked(
+        path={"pause_id": world.pause(where)},
+        body={"person": "maria@example.org", "action": {"decision": "yes"}},
+    )
 
 
 @_recipe(f"DELETE {V1}/pauses/{{pause_id}}/links/{{link_id}}", done=204, **HIDDEN)

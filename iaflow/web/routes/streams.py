@@ -24,6 +24,7 @@ from iaflow.database.dialects import is_database_error
 from iaflow.errors import NotFound
 from iaflow.web.event_stream import HEARTBEAT, EventStream, write_event
 from iaflow.web.limits import LimitedRoute
+from iaflow.web.openapi import describe_events
 from iaflow.web.policies import Caller, needs
 from iaflow.web.routes.steps import MOST_SEQ
 from iaflow.web.schemas.base import Named
@@ -42,7 +43,12 @@ QUESTIONS: Final = 200
 """The most questions that one event of the inbox names; the list has all."""
 
 
-@router.get("/runs/{run_id}/stream", status_code=200, response_class=EventStream)
+@router.get(
+    "/runs/{run_id}/stream",
+    status_code=200,
+    response_class=EventStream,
+    responses=describe_events("run", "change", "end", "closed"),
+)
 async def stream_run(
     caller: Reader,
     request: Request,
@@ -77,7 +83,12 @@ async def stream_run(
     return EventStream(_tell(caller, request, run.run_id, story), on_end=leave)
 
 
-@router.get("/inbox/stream", status_code=200, response_class=EventStream)
+@router.get(
+    "/inbox/stream",
+    status_code=200,
+    response_class=EventStream,
+    responses=describe_events("inbox", "closed"),
+)
 async def stream_inbox(
     caller: Answerer,
     request: Request,

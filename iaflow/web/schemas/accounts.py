@@ -40,6 +40,7 @@ Name = Annotated[
     Field(
         min_length=1,
         max_length=128,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]*$",
         description="Unique, whatever the case of its letters; a mail address is one.",
         examples=["ann@example.org"],
     ),

@@ -6,6 +6,7 @@ other schemas and the routes.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -75,10 +76,14 @@ Named = Annotated[str, Path(min_length=1), AfterValidator(_as_name)]
 """What a path names; whatever is not there is 404, however it is spelt."""
 
 
+_INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:\d\d)")
+
+
 def _only_text(value: object) -> object:
-    if isinstance(value, str | datetime):
+    # A number, as text too, would be read as seconds since 1970.
+    if isinstance(value, datetime) or (isinstance(value, str) and _INSTANT.fullmatch(value)):
         return value
-    raise ValueError("an instant is text, such as 2026-03-08T07:00:00Z")
+    raise ValueError("an instant is text with an offset, such as 2026-03-08T07:00:00Z")
 
 
 def _in_utc(value: datetime) -> datetime:

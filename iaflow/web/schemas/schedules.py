@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, StrictInt, model_validator
+from pydantic import ConfigDict, Field, StrictInt, model_validator
 
 from iaflow.data.schedules import FireRecord, ScheduleRecord
 from iaflow.data.status import FireStatus, Misfire
@@ -18,6 +18,18 @@ __all__ = ["Fire", "Fired", "Instants", "Schedule", "ScheduleBody"]
 
 class ScheduleBody(Body):
     """A schedule: what it starts, and when; `cron` or `interval_seconds`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {
+                    "required": [kind],
+                    "properties": {kind: {"not": {"type": "null"}}, other: {"type": "null"}},
+                }
+                for kind, other in (("cron", "interval_seconds"), ("interval_seconds", "cron"))
+            ]
+        }
+    )
 
     slug: str = Field(
         min_length=1, max_length=200, description="An imported pipeline.", examples=["nightly-v1"]
