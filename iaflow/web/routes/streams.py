@@ -244,6 +244,7 @@ class _RunStory:
             self._has_begun = True
             yield self._tell_status("run")
         tracker, client = self._caller.parts.tracker, self._caller.client
+        begin = self._after
         while True:
             question = ("events", self._run_id, self._after)
             page = await tracker.ask(question, partial(_read_events, client, *question[1:]))
@@ -260,6 +261,11 @@ class _RunStory:
         if self._status in END_OF_RUN and self._after >= self._seq:
             self.is_over = True
             yield self._tell_status("end")
+        elif self._after == begin:
+            # Woken by something, and not by an event: it may be gone.
+            look = partial(client.watch, [self._run_id])
+            if not await tracker.ask(("watch", self._run_id), look):
+                raise NotFound(f"there is no run {self._run_id}")
 
     def _tell_status(self, kind: str) -> bytes:
         told = RunAt(run_id=self._run_id, status=self._status, seq=self._seq)
