@@ -72,6 +72,9 @@ def describe_app(app: FastAPI) -> dict[str, Any]:
     """Return the description of the app's API as an object; made once."""
     if app.openapi_schema is None:
         routes = [route for route in app.routes if isinstance(route, APIRoute)]
+        for route in routes:
+            # Of a response class of our own the framework cannot tell it.
+            route.status_code = route.status_code or 200
         described = get_openapi(
             title=app.title, version=app.version, routes=routes, description=_ABOUT
         )

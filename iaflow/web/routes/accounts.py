@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Response
 
 from iaflow.auth.accounts import SETUP_LIFETIME
 from iaflow.data.accounts import Permission
-from iaflow.errors import NotAllowed
+from iaflow.errors import NotAllowed, NotFound
 from iaflow.web.cursors import cut_page, read_cursor
 from iaflow.web.limits import LimitedRoute
 from iaflow.web.policies import Caller, needs, signed_in
@@ -155,8 +155,14 @@ def create_token(caller: SignedIn, body: NewToken) -> MadeToken:
 
 @router.delete("/tokens/{token_id}", status_code=204)
 def revoke_token(caller: SignedIn, token_id: Named) -> Response:
-    """End an API token at once: one's own; administrators may end anybody's."""
+    """
+    End an API token at once: one's own; administrators may end anybody's.
+
+    A program may end the token that it came by, and no other.
+    """
     may_end_any = caller.may(Permission.USERS_MANAGE)
+    if not may_end_any and caller.me.token_id not in (None, token_id):
+        raise NotFound(f"there is no token {token_id}")
     caller.sessions.tokens.revoke(
         token_id, user_id=None if may_end_any else _own_id(caller), caller=caller.signature
     )
@@ -186,6 +192,8 @@ def list_audit(
 
 def _whose(caller: Caller, name: str | None) -> tuple[str, str]:
     """Return the name and the id of whose tokens are asked for."""
+    if caller.me.token_id is not None and not caller.may(Permission.USERS_MANAGE):
+        raise NotAllowed("a token does not tell of other tokens: sign in for that")
     if name is None or name.lower() == caller.me.name:
         return caller.me.name, _own_id(caller)
     if not caller.may(Permission.USERS_MANAGE):

@@ -76,6 +76,7 @@ def sign_out(caller: SignedIn) -> Response:
 @router.get("/sessions")
 def list_sessions(caller: SignedIn) -> Page[Session]:
     """List one's own sessions that go on, the newest first."""
+    _require_session(caller)
     found = caller.sessions.sessions_of(_user_id(caller))
     current = caller.me.session_id
     return Page(items=[Session.from_record(one, current=current) for one in found])
