@@ -76,7 +76,7 @@ def test_a_web_process_is_measured_under_load() -> None:
     assert done.returncode == 0, done.stderr
     (compared,) = [json.loads(line) for line in done.stdout.splitlines()]
     assert (compared["workload"], compared["reference"]) == ("web", "goal")
-    (told,) = [line for line in done.stderr.splitlines() if line.startswith("web: {")]
+    told = [line for line in done.stderr.splitlines() if line.startswith("web: {")][-1]
     served = json.loads(told.removeprefix("web: "))
     assert served["requests"] == 36
     assert served["refused"] == {}

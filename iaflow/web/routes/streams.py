@@ -26,7 +26,7 @@ from iaflow.web.event_stream import HEARTBEAT, EventStream, write_event
 from iaflow.web.limits import LimitedRoute
 from iaflow.web.policies import Caller, needs
 from iaflow.web.routes.steps import MOST_SEQ
-from iaflow.web.schemas.base import Named
+from iaflow.web.schemas.runs import RunId
 from iaflow.web.schemas.steps import Event
 from iaflow.web.schemas.streams import (
     INBOX_EXAMPLE,
@@ -54,7 +54,7 @@ QUESTIONS: Final = 200
 async def stream_run(
     caller: Reader,
     request: Request,
-    run_id: Named,
+    run_id: RunId,
     after: Annotated[
         int, Query(ge=0, le=MOST_SEQ, description="Only changes behind this number.")
     ] = 0,
