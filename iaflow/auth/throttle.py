@@ -31,7 +31,7 @@ LONGEST_DELAY: Final = 900.0
 NAME_WINDOW: Final = timedelta(hours=1)
 NAME_FREE: Final = 12
 NAME_DELAY: Final = 60.0
-"""After 12 failures of a name from anywhere, an address that is new to it comes once a minute."""
+"""After 12 failures of a name from anywhere, addresses that are new to it come once a minute."""
 
 ADDRESS_WINDOW: Final = timedelta(minutes=1)
 ADDRESS_MOST: Final = 20
@@ -47,8 +47,9 @@ def decide_delay(tries: Tries, now: datetime) -> float:
 
     Nobody can keep somebody else out. From an address from which a name has signed in before, only
     what failed at that very address counts. Where guesses come from everywhere, whoever has
-    not failed yet goes before whoever has: a delay of the name is as many minutes as this
-    address has failures and one.
+    failed less this day goes first: an address waits a minute after anybody's last failure, and
+    a minute more for each of its own. So addresses that guess use up their turns, and who comes
+    from a new one is next.
     """
     waits = [0.0]
     if tries.address >= ADDRESS_MOST:
@@ -57,7 +58,8 @@ def decide_delay(tries: Tries, now: datetime) -> float:
         delay = min(2.0 ** (tries.pair - PAIR_FREE), LONGEST_DELAY)
         waits.append(_left(tries.pair_at, delay, now))
     if tries.name >= NAME_FREE and not tries.is_known:
-        waits.append(_left(tries.name_at, NAME_DELAY * (1 + tries.pair), now))
+        delay = min(NAME_DELAY * (1 + tries.pair_day), LONGEST_DELAY)
+        waits.append(_left(tries.name_at, delay, now))
     return max(waits)
 
 

@@ -89,6 +89,7 @@ class SignInTries:
             name_hash,
             neighbourhood,
             pair_since=now - PAIR_WINDOW,
+            day_since=now - KEPT_FAILED,
             name_since=now - NAME_WINDOW,
             address_since=now - ADDRESS_WINDOW,
             but=but,

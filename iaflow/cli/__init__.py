@@ -26,8 +26,11 @@ from iaflow.cli.schedules import schedules
 from iaflow.cli.showing import show
 from iaflow.cli.simulating import simulate
 from iaflow.cli.terminal import errors, line, write_error
+from iaflow.cli.tokens import tokens
+from iaflow.cli.users import users
 from iaflow.cli.web import web
 from iaflow.errors import (
+    AccountRefused,
     AnswerRefused,
     DefinitionRefused,
     IaflowError,
@@ -79,6 +82,7 @@ click.rich_click.COMMAND_GROUPS = {
             "name": "Definitions",
             "commands": ["validate", "simulate", "schema", "import", "pipelines"],
         },
+        {"name": "Accounts", "commands": ["users", "tokens"]},
         {"name": "Operate", "commands": ["worker", "web", "flower", "db", "doctor", "metrics"]},
     ]
 }
@@ -115,6 +119,8 @@ for _command in (
     retry,
     rerun,
     schedules,
+    users,
+    tokens,
     db,
     worker,
     web,
@@ -145,6 +151,9 @@ def _report(error: IaflowError) -> ExitCode:
             _list_problems(problems)
         case ScheduleRefused(problems=problems):
             write_error("the schedule is refused; nothing was kept")
+            _list_problems(problems)
+        case AccountRefused(problems=problems):
+            write_error("the account is refused; nothing was changed")
             _list_problems(problems)
         case AnswerRefused(problems=problems):
             write_error("the answer does not fit; the question is still open")

@@ -29,7 +29,7 @@ from iaflow.data.records import (
     StepTask,
     Timed,
 )
-from iaflow.data.status import END_OF_RUN, RunStatus, StepEnd, StepStatus
+from iaflow.data.status import END_OF_RUN, END_OF_STEP, RunStatus, StepEnd, StepStatus
 from iaflow.database.callers import joined
 from iaflow.database.connections import Connection
 from iaflow.database.dialects import is_contention, is_database_error, is_outage
@@ -413,7 +413,9 @@ class Engine(PeopleVerbs, SecondChanceVerbs, FamilyVerbs, LostClaimVerbs, Schedu
 
         def act(tx: Connection) -> Settled:
             locked = self._settler.lock(tx, graph, run_id, about, NO_INDEX)
-            if locked.run.status in END_OF_RUN:
+            step = locked.steps.get(about) if step_id is not None else None
+            has_ended = step is not None and step.status in END_OF_STEP
+            if has_ended or locked.run.status in END_OF_RUN:
                 return Settled(run_id, locked.run.status, is_stale=True)
             return self._settler.apply(
                 tx,

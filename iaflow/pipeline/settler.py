@@ -55,7 +55,7 @@ class Settled:
         run_id: the run that was changed.
         run_status: the run's status after it.
         tasks: the steps that became ready and wait to be published.
-        is_stale: the claim was lost, or the run had ended: nothing was changed.
+        is_stale: the claim was lost, or what was to be cancelled had ended: nothing was changed.
         step_status: the status of the step that the change was about.
         due_at: when something is due because of it: a retry, a timer, a start by a rate.
         questions: conditions that need code. Nothing was changed: judge them, and do it again.

@@ -214,7 +214,8 @@ def _read_field(asked: Field, values: Sequence[str]) -> Any:
 def _option_value(asked: Field, at: str) -> Any:
     if at.isdecimal() and len(at) < 6 and int(at) < len(asked.options):
         return asked.options[int(at)].value
-    return at
+    # No option's value is a list: the form says that it is none.
+    return [at]
 
 
 # --- writing

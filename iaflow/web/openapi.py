@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 from iaflow.web.policies import Policy, policy_of
 from iaflow.web.problems import CODES, MEDIA_TYPE
 
-__all__ = ["describe_app", "describe_events", "describe_refusals"]
+__all__ = ["describe_app", "describe_refusals"]
 
 _REFERENCE: Final = {"$ref": "#/components/schemas/Problem"}
 
@@ -79,25 +79,13 @@ def describe_refusals(*codes: str) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def describe_events(*kinds: str) -> dict[int | str, dict[str, Any]]:
-    """Return the description of a stream: before OpenAPI 3.2, `schema` is that of each event."""
-    event = {
-        "type": "object",
-        "description": "One event of the stream.",
-        "required": ["data"],
-        "properties": {
-            "event": {"type": "string", "enum": list(kinds)},
-            "id": {"type": "string"},
-            "data": {"type": "string", "contentMediaType": "application/json"},
-        },
-    }
-    return {200: {"description": "Events", "content": {"text/event-stream": {"schema": event}}}}
-
-
 def describe_app(app: FastAPI) -> dict[str, Any]:
     """Return the description of the app's API as an object; made once."""
     if app.openapi_schema is None:
         routes = [route for route in app.routes if isinstance(route, APIRoute)]
+        for route in routes:
+            # Of a response class of our own the framework cannot tell it.
+            route.status_code = route.status_code or 200
         described = get_openapi(
             title=app.title, version=app.version, routes=routes, description=_ABOUT
         )

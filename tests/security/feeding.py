@@ -63,7 +63,7 @@ class Feeder:
         self._visitor = visitor
         self._seen: set[str] = set()
 
-    def before_call(self, case: Case) -> None:
+    def before_call(self, case: Case[Any]) -> None:
         """Give a request an address of its own, and things to be about."""
         case.headers["X-Forwarded-For"] = self._world.address()
         route = f"{case.method} {case.operation.path}"
@@ -72,9 +72,9 @@ class Feeder:
         with self._world.fresh(not route.startswith("GET")):
             made = RECIPES[route].make(self._world, "own", self._visitor)
         path = case.path_parameters
-        if path and not self._is_negative(case, ParameterLocation.PATH):
-            if not all(self._is_seen(value) for value in path.values()):
-                path.update(made.path)
+        is_known = all(self._is_seen(value) for value in path.values())
+        if not is_known and not self._is_negative(case, ParameterLocation.PATH):
+            path.update(made.path)
         if not self._is_negative(case, ParameterLocation.QUERY):
             self._fill_query(route, case)
         if isinstance(case.body, dict) and not self._is_negative(case, ParameterLocation.BODY):
@@ -85,7 +85,7 @@ class Feeder:
         if response.status_code < 300:
             self._seen.update(_IDS.findall(response.text))
 
-    def _fill_query(self, route: str, case: Case) -> None:
+    def _fill_query(self, route: str, case: Case[Any]) -> None:
         if "cursor" in case.query:
             kind, position = CURSORS[route]
             case.query["cursor"] = write_cursor(kind, position or self._world.absent_id())
@@ -102,7 +102,7 @@ class Feeder:
         return value in self._seen and value not in PEOPLE
 
     @staticmethod
-    def _is_negative(case: Case, where: ParameterLocation) -> bool:
+    def _is_negative(case: Case[Any], where: ParameterLocation) -> bool:
         component = case.meta.components.get(where) if case.meta is not None else None
         return component is not None and component.mode.is_negative
 
@@ -113,11 +113,11 @@ def feeding(world: World, visitor: Visitor) -> Iterator[Feeder]:
     feeder = Feeder(world, visitor)
 
     @schemathesis.hook
-    def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> None:
+    def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -> None:
         feeder.before_call(case)
 
     @schemathesis.hook
-    def after_call(context: HookContext, case: Case, response: Response) -> None:
+    def after_call(context: HookContext, case: Case[Any], response: Response) -> None:
         feeder.after_call(response)
 
     try:

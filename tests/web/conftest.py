@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from tests.servers import ServerRoom
-from tests.web.webs import Web
+from tests.web.people import People
+from tests.web.webs import PATIENCE, Web
 
 
 @pytest.fixture(scope="module", params=("sqlite", "postgres"))
@@ -31,3 +33,10 @@ def web(web_url: str) -> Iterator[Web]:
     """A server for all tests of a file, with an account for each of `USERS`."""
     with Web(web_url) as web:
         yield web
+
+
+@pytest.fixture(scope="module")
+def people(web: Web) -> Iterator[People]:
+    """Who makes accounts, questions and definitions in it, for tests about people."""
+    with httpx2.Client(base_url=web.url, timeout=PATIENCE, trust_env=False) as http:
+        yield People(web, http)

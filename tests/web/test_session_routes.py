@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from tests.web.people_fixtures import PASSWORD, ROOT, Web, web
-
-__all__ = ["web"]
+from tests.web.people import PASSWORD, People
 
 
-def test_who_signs_in_is_told_who_they_are(web: Web) -> None:
-    name = web.account("operator", pipelines=("invoice-*",))
-    nobody = web.nobody()
+def test_who_signs_in_is_told_who_they_are(people: People) -> None:
+    name = people.account("operator", pipelines=("invoice-*",))
+    nobody = people.nobody()
     replied = nobody.post("/api/v1/session", {"name": name.upper(), "password": PASSWORD})
     assert replied.status_code == 201
     told = replied.json()
     assert (told["name"], told["roles"], told["pipelines"]) == (name, ["operator"], ["invoice-*"])
     assert "runs:start" in told["permissions"]
     cookie = replied.headers["set-cookie"]
-    assert cookie.startswith(f"{web.sessions.cookie_name}=")
-    assert {"HttpOnly", "SameSite=Lax", "Path=/"} <= set(cookie.split("; "))
+    assert cookie.startswith(f"{people.web.sessions.cookie_name}=")
+    assert {"HttpOnly", "SameSite=Lax", "Path=/", "Secure"} <= set(cookie.split("; "))
     again = nobody.get("/api/v1/session").json()
     assert again == told
 
@@ -34,47 +34,46 @@ def test_who_signs_in_is_told_who_they_are(web: Web) -> None:
         ([], 422, "body_refused"),
     ),
 )
-def test_a_sign_in_that_is_refused(web: Web, body: object, status: int, code: str) -> None:
-    replied = web.nobody().post("/api/v1/session", body)
+def test_a_sign_in_that_is_refused(people: People, body: object, status: int, code: str) -> None:
+    replied = people.nobody().post("/api/v1/session", body)
     assert (replied.status_code, replied.json()["code"]) == (status, code)
     assert "set-cookie" not in replied.headers
 
 
-def test_wrong_unknown_and_disabled_are_told_the_same(web: Web) -> None:
-    name, disabled = web.account("viewer"), web.account("viewer")
-    accounts = web.sessions.accounts
-    accounts.set(accounts.get_by_name(disabled).user_id, is_disabled=True, caller=ROOT)
+def test_wrong_unknown_and_disabled_are_told_the_same(people: People) -> None:
+    name, disabled = people.account("viewer"), people.account("viewer")
+    people.disable(disabled)
     told = set()
     for who, password in ((name, "wrong"), ("unknown-to-all", PASSWORD), (disabled, PASSWORD)):
-        replied = web.nobody().post("/api/v1/session", {"name": who, "password": password})
+        replied = people.nobody().post("/api/v1/session", {"name": who, "password": password})
         told.add((replied.status_code, replied.json()["detail"]))
     assert len(told) == 1
     assert next(iter(told))[0] == 401
 
 
-def test_a_page_of_another_host_signs_nobody_in(web: Web) -> None:
-    body = {"name": web.account("viewer"), "password": PASSWORD}
+def test_a_page_of_another_host_signs_nobody_in(people: People) -> None:
+    body = {"name": people.account("viewer"), "password": PASSWORD}
     for headers in (
         {"Origin": "https://evil.example"},
         {"Sec-Fetch-Site": "cross-site"},
         {"Origin": "null"},
     ):
-        replied = web.nobody().post("/api/v1/session", body, headers=headers)
+        replied = people.nobody().post("/api/v1/session", body, headers=headers)
         assert (replied.status_code, replied.json()["code"]) == (403, "origin_refused")
 
 
-def test_a_form_or_text_signs_nobody_in(web: Web) -> None:
-    name = web.account("viewer")
+def test_a_form_or_text_signs_nobody_in(people: People) -> None:
+    name = people.account("viewer")
     body = f'{{"name": "{name}", "password": "{PASSWORD}"}}'
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
-        replied = web.nobody()(
+        replied = people.nobody()(
             "POST", "/api/v1/session", content=body, headers={"Content-Type": kind}
         )
         assert (replied.status_code, replied.json()["code"]) == (415, "body_not_json")
 
 
-def test_nobody_is_told_nothing(web: Web) -> None:
-    nobody = web.nobody()
+def test_nobody_is_told_nothing(people: People) -> None:
+    nobody = people.nobody()
     for method, path in (
         ("GET", "/api/v1/session"),
         ("DELETE", "/api/v1/session"),
@@ -86,9 +85,9 @@ def test_nobody_is_told_nothing(web: Web) -> None:
         assert (replied.status_code, replied.json()["code"]) == (401, "not_signed_in"), path
 
 
-def test_a_sign_out_ends_the_session_at_once(web: Web) -> None:
-    someone = web.person("viewer")
-    stolen = web.nobody(cookies=dict(someone.http.cookies))
+def test_a_sign_out_ends_the_session_at_once(people: People) -> None:
+    someone = people.person("viewer")
+    stolen = replace(someone)
     assert stolen.get("/api/v1/session").status_code == 200
     replied = someone.delete("/api/v1/session")
     assert replied.status_code == 204
@@ -97,9 +96,9 @@ def test_a_sign_out_ends_the_session_at_once(web: Web) -> None:
     assert stolen.get("/api/v1/session").status_code == 401
 
 
-def test_changes_need_the_token_of_the_session(web: Web) -> None:
-    someone = web.person("viewer")
-    other = web.person("viewer")
+def test_changes_need_the_token_of_the_session(people: People) -> None:
+    someone = people.person("viewer")
+    other = people.person("viewer")
     for wrong in ("", "x", other.csrf):
         replied = someone.delete("/api/v1/session", headers={"X-CSRF-Token": wrong})
         # A public place: it is nobody's request, who has nothing to sign out of.
@@ -111,9 +110,9 @@ def test_changes_need_the_token_of_the_session(web: Web) -> None:
     assert someone.get("/api/v1/session").status_code == 200
 
 
-def test_sessions_are_listed_and_ended_by_their_owner_alone(web: Web) -> None:
-    name = web.account("viewer")
-    here, there, other = web.as_user(name), web.as_user(name), web.person("admin")
+def test_sessions_are_listed_and_ended_by_their_owner_alone(people: People) -> None:
+    name = people.account("viewer")
+    here, there, other = people.as_user(name), people.as_user(name), people.person("admin")
     listed = here.get("/api/v1/sessions").json()["items"]
     assert [one["is_current"] for one in listed].count(True) == 1
     [elsewhere] = [one["session_id"] for one in listed if not one["is_current"]]
@@ -128,9 +127,9 @@ def test_sessions_are_listed_and_ended_by_their_owner_alone(web: Web) -> None:
     assert here.get("/api/v1/session").status_code == 200
 
 
-def test_another_password_ends_all_sessions(web: Web) -> None:
-    name = web.account("viewer")
-    here, there = web.as_user(name), web.as_user(name)
+def test_another_password_ends_all_sessions(people: People) -> None:
+    name = people.account("viewer")
+    here, there = people.as_user(name), people.as_user(name)
     refused = here.put("/api/v1/password", {"old": PASSWORD, "new": "short"})
     assert (refused.status_code, refused.json()["code"]) == (422, "account_refused")
     assert refused.json()["problems"][0]["pointer"] == "/new"
@@ -141,12 +140,12 @@ def test_another_password_ends_all_sessions(web: Web) -> None:
     assert there.get("/api/v1/session").status_code == 401
     # The new session came with the reply.
     assert here.get("/api/v1/session").json()["csrf_token"] == changed.json()["csrf_token"]
-    assert web.sign_in(name, "oak river candle 9").get("/api/v1/session").status_code == 200
+    assert people.sign_in(name, "oak river candle 9").get("/api/v1/session").status_code == 200
 
 
-def test_a_token_neither_signs_out_nor_changes_a_password(web: Web) -> None:
-    name = web.account("admin")
-    program = web.by_token(name, "users:manage")
+def test_a_token_neither_signs_out_nor_changes_a_password(people: People) -> None:
+    name = people.account("admin")
+    program = people.by_token(name, "users:manage")
     for replied in (
         program.delete("/api/v1/session"),
         program.put("/api/v1/password", {"old": PASSWORD, "new": "oak river candle 9"}),
@@ -157,12 +156,12 @@ def test_a_token_neither_signs_out_nor_changes_a_password(web: Web) -> None:
     assert (told["csrf_token"], told["permissions"]) == (None, ["users:manage"])
 
 
-def test_a_setup_token_sets_a_password_once(web: Web) -> None:
-    admin = web.person("admin")
-    name = web.name("new")
+def test_a_setup_token_sets_a_password_once(people: People) -> None:
+    admin = people.person("admin")
+    name = people.name("new")
     assert admin.post("/api/v1/users", {"name": name}).status_code == 201
     told = admin.post(f"/api/v1/users/{name}/setup").json()
-    nobody = web.nobody()
+    nobody = people.nobody()
     body = {"token": told["setup_token"], "password": "oak river candle 9"}
     refused = nobody.post("/api/v1/setup", {**body, "password": "password1234"})
     assert (refused.status_code, refused.json()["code"]) == (422, "account_refused")
@@ -173,6 +172,6 @@ def test_a_setup_token_sets_a_password_once(web: Web) -> None:
     unknown = nobody.post("/api/v1/setup", {**body, "token": "x" * 43})
     assert again.status_code == unknown.status_code == 404
     assert again.json()["detail"] == unknown.json()["detail"]
-    assert web.sign_in(name, "oak river candle 9").get("/api/v1/session").status_code == 200
+    assert people.sign_in(name, "oak river candle 9").get("/api/v1/session").status_code == 200
     replied = nobody.post("/api/v1/setup", body, headers={"Origin": "https://evil.example"})
     assert replied.status_code == 403

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 from iaflow.auth import SessionManager
 from iaflow.auth.audit import Caller
 from iaflow.auth.passwords import Passwords
+from iaflow.auth.sessions import SignedIn
 from iaflow.bootstrap import Application, open_application, open_local_executor
 from iaflow.client import Client
 from iaflow.data.records import StepTask
@@ -150,6 +151,7 @@ class Visitor:
     web: Web
     name: str
     headers: dict[str, str]
+    signed_in: SignedIn | None = None
 
     def ask(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **more: Any
@@ -308,13 +310,14 @@ class Web:
             "X-CSRF-Token": signed_in.csrf_token,
             "Origin": self.url,
         }
-        return Visitor(self, name, headers)
+        return Visitor(self, name, headers, signed_in)
 
     def token(self, name: str, *scopes: str) -> Visitor:
         """Return a program of a user's, with no more than these scopes."""
-        user = self.sessions.sign_in(name, PASSWORD)
+        signed_in = self.user(name).signed_in
+        assert signed_in is not None
         _, text = self.sessions.tokens.create(
-            user.principal, f"of {name}", scopes, 1, caller=Caller(name)
+            signed_in.principal, f"of {name}", scopes, 1, caller=Caller(name)
         )
         return Visitor(self, name, {"Authorization": f"Bearer {text}"})
 

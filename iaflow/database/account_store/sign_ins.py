@@ -27,6 +27,7 @@ class Tries:
 
     Attributes:
         pair, pair_at: failures of this name from this address, and when the last was.
+        pair_day: the same, in the longest window.
         name, name_at: failures of this name from anywhere, and when the last was.
         address, address_at: tries from this address, whatever the name, and when the first was.
         is_known: this name has signed in from this address before.
@@ -34,6 +35,7 @@ class Tries:
 
     pair: int = 0
     pair_at: datetime | None = None
+    pair_day: int = 0
     name: int = 0
     name_at: datetime | None = None
     address: int = 0
@@ -54,6 +56,7 @@ class SignInStore:
         address: str,
         *,
         pair_since: datetime,
+        day_since: datetime,
         name_since: datetime,
         address_since: datetime,
         but: str = _NOBODY,
@@ -64,6 +67,7 @@ class SignInStore:
             name_hash=name_hash,
             address=address,
             pair_since=pair_since,
+            day_since=day_since,
             name_since=name_since,
             address_since=address_since,
             but=but,
@@ -71,11 +75,12 @@ class SignInStore:
         return Tries(
             pair=row[0],
             pair_at=read_instant(row[1]),
-            name=row[2],
-            name_at=read_instant(row[3]),
-            address=row[4],
-            address_at=read_instant(row[5]),
-            is_known=bool(row[6]),
+            pair_day=row[2],
+            name=row[3],
+            name_at=read_instant(row[4]),
+            address=row[5],
+            address_at=read_instant(row[6]),
+            is_known=bool(row[7]),
         )
 
     def insert(self, sign_in_id: str, name_hash: str, address: str, *, now: datetime) -> None:
@@ -116,6 +121,7 @@ class _Statements:
         by_name = tries.c.name_hash == bind("name_hash")
         by_address = tries.c.address == bind("address")
         pair = (by_name, by_address, failed, other, tries.c.at > bind("pair_since"))
+        day = (by_name, by_address, failed, other, tries.c.at > bind("day_since"))
         name = (by_name, failed, other, tries.c.at > bind("name_since"))
         address = (by_address, other, tries.c.at > bind("address_since"))
         count, first, last = sa.func.count(), sa.func.min(tries.c.at), sa.func.max(tries.c.at)
@@ -130,6 +136,7 @@ class _Statements:
             sa.select(
                 ask(count, pair),
                 ask(last, pair),
+                ask(count, day),
                 ask(count, name),
                 ask(last, name),
                 ask(count, address),

@@ -8,11 +8,12 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from iaflow.data.accounts import Permission
 from iaflow.web.cursors import cut_page, read_cursor
 from iaflow.web.limits import INPUT_BYTES, LimitedRoute, takes
+from iaflow.web.places import find_root
 from iaflow.web.policies import Caller, needs
 from iaflow.web.problems import Refused
 from iaflow.web.schemas.base import Cursor, Limit, Named, Page
@@ -95,11 +96,11 @@ def resume_schedule(caller: Writer, name: Named) -> Schedule:
 
 
 @router.post("/{name}/fire", status_code=201)
-def fire_schedule(caller: Writer, name: Named, response: Response) -> Fired:
+def fire_schedule(caller: Writer, name: Named, request: Request, response: Response) -> Fired:
     """Start a run now, as an instant of the schedule would; paused or not."""
     started = caller.client.schedules.fire(name, sight=caller.sight)
     caller.record("schedule.fire", name, {"run_id": started.run_id})
-    response.headers["Location"] = f"/api/v1/runs/{started.run_id}"
+    response.headers["Location"] = f"{find_root(request)}/api/v1/runs/{started.run_id}"
     return Fired(run_id=started.run_id)
 
 

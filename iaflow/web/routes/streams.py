@@ -12,24 +12,31 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Final, Protocol
 
 from fastapi import APIRouter, Header, Query, Request
 
 from iaflow.client import Client
 from iaflow.data.accounts import Asked, Permission
-from iaflow.data.records import PauseRecord, RunRecord
+from iaflow.data.records import RunRecord
 from iaflow.data.status import END_OF_RUN, RunStatus
 from iaflow.database.dialects import is_database_error
 from iaflow.errors import NotFound
 from iaflow.web.event_stream import HEARTBEAT, EventStream, write_event
 from iaflow.web.limits import LimitedRoute
-from iaflow.web.openapi import describe_events
 from iaflow.web.policies import Caller, needs
 from iaflow.web.routes.steps import MOST_SEQ
-from iaflow.web.schemas.base import Named
-from iaflow.web.schemas.runs import place_of
+from iaflow.web.schemas.runs import RunId
 from iaflow.web.schemas.steps import Event
+from iaflow.web.schemas.streams import (
+    INBOX_EXAMPLE,
+    RUN_EXAMPLE,
+    Closed,
+    Inbox,
+    OpenQuestion,
+    Reason,
+    RunAt,
+)
 from iaflow.web.tracking import INBOX, Follower
 
 __all__ = ["router"]
@@ -44,15 +51,12 @@ QUESTIONS: Final = 200
 
 
 @router.get(
-    "/runs/{run_id}/stream",
-    status_code=200,
-    response_class=EventStream,
-    responses=describe_events("run", "change", "end", "closed"),
+    "/runs/{run_id}/stream", status_code=200, response_class=EventStream, responses=RUN_EXAMPLE
 )
 async def stream_run(
     caller: Reader,
     request: Request,
-    run_id: Named,
+    run_id: RunId,
     after: Annotated[
         int, Query(ge=0, le=MOST_SEQ, description="Only changes behind this number.")
     ] = 0,
@@ -83,12 +87,7 @@ async def stream_run(
     return EventStream(_tell(caller, request, run.run_id, story), on_end=leave)
 
 
-@router.get(
-    "/inbox/stream",
-    status_code=200,
-    response_class=EventStream,
-    responses=describe_events("inbox", "closed"),
-)
+@router.get("/inbox/stream", status_code=200, response_class=EventStream, responses=INBOX_EXAMPLE)
 async def stream_inbox(
     caller: Answerer,
     request: Request,
@@ -144,14 +143,14 @@ async def _tell(
                     yield part
                     watch.note_sent()
                 if watch.end is not None:
-                    yield write_event("closed", {"reason": watch.end})
+                    yield _write_closed(watch.end)
                     return
         except NotFound:
-            yield write_event("closed", {"reason": "gone"})
+            yield _write_closed("gone")
         except Exception as error:
             if not is_database_error(error):
                 raise
-            yield write_event("closed", {"reason": "not_reachable"})
+            yield _write_closed("not_reachable")
 
 
 async def _wait(watch: _Watch, follower: Follower) -> AsyncIterator[bytes]:
@@ -163,6 +162,10 @@ async def _wait(watch: _Watch, follower: Follower) -> AsyncIterator[bytes]:
             return
         if watch.is_quiet():
             yield HEARTBEAT
+
+
+def _write_closed(reason: Reason) -> bytes:
+    return write_event("closed", Closed(reason=reason).model_dump(mode="json"))
 
 
 class _Watch:
@@ -179,7 +182,7 @@ class _Watch:
         self._tracker = caller.parts.tracker
         self._loop = asyncio.get_running_loop()
         self._sent_at = self._looked_at = self._loop.time()
-        self.end: str | None = None
+        self.end: Reason | None = None
 
     def note_sent(self) -> None:
         """Something has been sent."""
@@ -243,6 +246,7 @@ class _RunStory:
             self._has_begun = True
             yield self._tell_status("run")
         tracker, client = self._caller.parts.tracker, self._caller.client
+        begin = self._after
         while True:
             question = ("events", self._run_id, self._after)
             page = await tracker.ask(question, partial(_read_events, client, *question[1:]))
@@ -259,10 +263,15 @@ class _RunStory:
         if self._status in END_OF_RUN and self._after >= self._seq:
             self.is_over = True
             yield self._tell_status("end")
+        elif self._after == begin:
+            # Woken by something, and not by an event: it may be gone.
+            look = partial(client.watch, [self._run_id])
+            if not await tracker.ask(("watch", self._run_id), look):
+                raise NotFound(f"there is no run {self._run_id}")
 
     def _tell_status(self, kind: str) -> bytes:
-        told = {"run_id": self._run_id, "status": self._status.value, "seq": self._seq}
-        return write_event(kind, told)
+        told = RunAt(run_id=self._run_id, status=self._status, seq=self._seq)
+        return write_event(kind, told.model_dump(mode="json"))
 
 
 def _read_events(client: Client, run_id: str, after: int) -> list[_Told]:
@@ -299,22 +308,7 @@ class _InboxStory:
 
 def _read_inbox(client: Client, asked: Asked) -> tuple[str, bytes]:
     found = client.inbox(asked=asked, limit=QUESTIONS + 1)
-    told = {
-        "items": [_describe_question(pause) for pause in found[:QUESTIONS]],
-        "has_more": len(found) > QUESTIONS,
-    }
+    items = [OpenQuestion.of(pause) for pause in found[:QUESTIONS]]
+    told = Inbox(items=items, has_more=len(found) > QUESTIONS).model_dump(mode="json")
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
     return digest, write_event("inbox", told, id=digest)
-
-
-def _describe_question(pause: PauseRecord) -> dict[str, Any]:
-    return {
-        "pause_id": pause.pause_id,
-        "run_id": pause.run_id,
-        "step_id": pause.step_id,
-        "index": place_of(pause.index),
-        "slug": pause.slug,
-        "title": str(pause.ui_schema.get("title") or pause.step_id),
-        "created_at": pause.created_at.isoformat(),
-        "expires_at": pause.expires_at.isoformat() if pause.expires_at else None,
-    }

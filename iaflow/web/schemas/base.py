@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeVar
 
 from fastapi import Header, Path, Query
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
@@ -25,6 +25,7 @@ __all__ = [
     "Object",
     "Page",
     "Reply",
+    "as_name",
 ]
 
 T = TypeVar("T")
@@ -65,23 +66,24 @@ Cursor = Annotated[
 ]
 
 
-def _as_name(text: str) -> str:
+def as_name(text: str) -> str:
+    """Return what a path names; what can be no name of anything is not there: NotFound."""
     if "\x00" in text or len(text) > 400:
         # No name of anything has it, and no database would take it.
         raise NotFound("there is nothing of that name")
     return text
 
 
-Named = Annotated[str, Path(min_length=1), AfterValidator(_as_name)]
+Named = Annotated[str, Path(min_length=1), AfterValidator(as_name)]
 """What a path names; whatever is not there is 404, however it is spelt."""
 
 
-_INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:\d\d)")
+_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]")
 
 
 def _only_text(value: object) -> object:
-    # A number, as text too, would be read as seconds since 1970.
-    if isinstance(value, datetime) or (isinstance(value, str) and _INSTANT.fullmatch(value)):
+    # Digits alone would be read as seconds.
+    if isinstance(value, datetime) or (isinstance(value, str) and _DATE.match(value)):
         return value
     raise ValueError("an instant is text with an offset, such as 2026-03-08T07:00:00Z")
 
