@@ -7,6 +7,7 @@ Read by pytest.
 from hypothesis import settings
 
 pytest_plugins = [
+    "tests.distribution",
     "tests.servers.fixtures",
     "tests.conformance.options",
     "tests.fuzz.options",

@@ -7,7 +7,7 @@ allows (routes do). Wraps any application of the ASGI family.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from functools import partial
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -32,7 +32,7 @@ from iaflow.database.dialects import is_database_error
 from iaflow.errors import CredentialsRefused
 from iaflow.telemetry import get_logger
 
-__all__ = ["AuthMiddleware"]
+__all__ = ["REFUSALS", "AuthMiddleware"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -107,11 +107,11 @@ class AuthMiddleware:
         headers = read_headers(scope["headers"])
         is_public = bool(self._is_public(scope))
         if self._development_user is not None and not is_loopback_host(headers):
-            _refuse_with(403, "host_refused", "in this mode only this machine may ask, by its name")
+            _refuse_with("host_refused", "in this mode only this machine may ask, by its name")
         try:
             given = read_credentials(scope["headers"], self._sessions.cookie_name)
         except CredentialsRefused as error:
-            _refuse_with(400, "credentials_refused", str(error))
+            _refuse_with("credentials_refused", str(error))
         # A program with a token is no browser that a foreign page could have sent.
         if given.bearer is None:
             self._require_own_page(scope, headers, has_cookie=given.cookie is not None)
@@ -122,11 +122,11 @@ class AuthMiddleware:
             return Credentials(self._development_user)
         if credentials is not None and not self._has_csrf_token(scope, headers, credentials):
             if not is_public:
-                _refuse_with(403, "csrf_refused", "send the session's X-CSRF-Token")
+                _refuse_with("csrf_refused", "send the session's X-CSRF-Token")
             # Nobody's request, then: a sign-in from a page that knows of no session.
             credentials = None
         if credentials is None and not is_public:
-            _refuse_with(401, "not_signed_in", "sign in, or send a token that is good")
+            _refuse_with("not_signed_in", "sign in, or send a token that is good")
         return credentials
 
     async def _look_up(self, scope: Scope) -> Credentials | None:
@@ -136,14 +136,14 @@ class AuthMiddleware:
             if not is_database_error(error):
                 raise
             _log.warning("auth.not_reachable", error=str(error))
-            _refuse_with(503, "not_reachable", "the database does not answer")
+            _refuse_with("not_reachable", "the database does not answer")
 
     def _require_own_page(self, scope: Scope, headers: Headers, *, has_cookie: bool) -> None:
         if scope["type"] == "http" and scope["method"] in SAFE_METHODS:
             return
         # A browser says where it comes from; what says nothing is none, and has no cookie.
         if not is_own_page(headers, self._public_url, if_silent=not has_cookie):
-            _refuse_with(403, "origin_refused", "a page of another host sent this request")
+            _refuse_with("origin_refused", "a page of another host sent this request")
 
     def _has_csrf_token(self, scope: Scope, headers: Headers, credentials: Credentials) -> bool:
         if credentials.token is None or scope["type"] == "websocket":
@@ -155,23 +155,26 @@ class AuthMiddleware:
 
 
 class _Refused(Exception):
-    def __init__(self, status: int, code: str, detail: str) -> None:
-        self.status = status
+    def __init__(self, code: str, detail: str) -> None:
+        self.status, self.title = REFUSALS[code]
         self.code = code
         self.detail = detail
         super().__init__(detail)
 
 
-_TITLES: Final = {
-    400: "The credentials cannot be read",
-    401: "Nobody has signed in",
-    403: "This request is not allowed",
-    503: "Not reachable",
+REFUSALS: Final[Mapping[str, tuple[int, str]]] = {
+    "credentials_refused": (400, "The request has two kinds of credentials, or one twice"),
+    "csrf_refused": (403, "The request may have come from another site"),
+    "host_refused": (403, "In this mode only this machine may ask"),
+    "not_reachable": (503, "The database or the broker cannot be reached"),
+    "not_signed_in": (401, "Sign in first"),
+    "origin_refused": (403, "The request comes from a page of another host"),
 }
+"""Codes of what is refused here, with status and title; the web has them among its own."""
 
 
-def _refuse_with(status: int, code: str, detail: str) -> NoReturn:
-    raise _Refused(status, code, detail)
+def _refuse_with(code: str, detail: str) -> NoReturn:
+    raise _Refused(code, detail)
 
 
 async def _refuse(refused: _Refused, scope: Scope, receive: Receive, send: Send) -> None:
@@ -186,11 +189,12 @@ async def _refuse(refused: _Refused, scope: Scope, receive: Receive, send: Send)
     body = json.dumps(
         {
             "type": f"/problems/{refused.code}",
-            "title": _TITLES[refused.status],
+            "title": refused.title,
             "status": refused.status,
             "detail": refused.detail,
             "code": refused.code,
             "request_id": scope["iaflow.request_id"],
+            "problems": [],
         }
     ).encode()
     headers = [

@@ -134,6 +134,9 @@ class Session:
                 connection = stack.enter_context(self._source.engine.connect())
             if self._source.is_sqlite:
                 self._begin_sqlite(connection, stack, in_transaction=in_transaction)
+            elif self._source.is_read_only:
+                # With each transaction: a pooler drops what a connection asks for at its start.
+                connection = connection.execution_options(postgresql_readonly=True)
             elif not in_transaction:
                 connection = connection.execution_options(isolation_level="AUTOCOMMIT")
             self._raw = connection.connection.dbapi_connection

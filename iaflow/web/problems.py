@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
+from iaflow.auth.middleware import REFUSALS
 from iaflow.database.dialects import is_database_error, is_outage
 from iaflow.errors import (
     AccountRefused,
@@ -36,6 +37,7 @@ __all__ = ["CODES", "MEDIA_TYPE", "ProblemReply", "Refused", "describe_error", "
 MEDIA_TYPE: Final = "application/problem+json"
 
 CODES: Final[Mapping[str, tuple[int, str]]] = {
+    **REFUSALS,
     "account_refused": (422, "The account is refused"),
     "answer_refused": (422, "The answer does not fit its form"),
     "body_not_json": (415, "The body must be JSON"),
@@ -43,20 +45,14 @@ CODES: Final[Mapping[str, tuple[int, str]]] = {
     "body_too_large": (413, "The body is too large"),
     "body_too_slow": (408, "The body took too long"),
     "conflict": (409, "The request contradicts how things stand"),
-    "csrf_refused": (403, "The request may have come from another site"),
-    "credentials_refused": (400, "The request has two kinds of credentials, or one twice"),
     "cursor_invalid": (422, "The cursor was not given by this API"),
     "definition_refused": (422, "The definition is refused"),
-    "host_refused": (403, "In this mode only this machine may ask"),
     "input_refused": (422, "The input is refused"),
     "internal_error": (500, "Something went wrong here"),
     "link_used": (410, "The link cannot be used any more"),
     "method_not_allowed": (405, "This place has no such method"),
     "not_allowed": (403, "This is not allowed"),
     "not_found": (404, "There is nothing of that name"),
-    "not_reachable": (503, "The database or the broker cannot be reached"),
-    "not_signed_in": (401, "Sign in first"),
-    "origin_refused": (403, "The request comes from a page of another host"),
     "parameters_refused": (422, "A parameter of the request is refused"),
     "schedule_refused": (422, "The schedule is refused"),
     "schema_outdated": (503, "The database is not ready for this version"),

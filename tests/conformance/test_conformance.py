@@ -50,8 +50,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 place,
                 case,
                 id=f"{place}-{case.id}",
-                # The first of a place that has real time waits for all of them.
-                marks=() if place in IN_VIRTUAL_TIME else pytest.mark.timeout(600),
+                # The first of a place that has real time waits for all of them, and plays in it.
+                marks=()
+                if place in IN_VIRTUAL_TIME
+                else (pytest.mark.timeout(600), pytest.mark.alone),
             )
             for place in places
             for case in cases

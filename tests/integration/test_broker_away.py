@@ -26,7 +26,7 @@ from tests.servers import wait_until
 from tests.servers.fixtures import StartWorker
 from tests.servers.valkey import OwnRedisServer
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.alone]
 
 BURST, CALLERS, PACED = 40, 8, 10
 PACE_SECONDS = 0.25

@@ -54,6 +54,14 @@ class Works(Step):
         return {}
 
 
+class Pays(Step):
+    async def work(self, data):
+        self.get_service("till")
+        await asyncio.sleep(0.05)
+        note("begun", self.context)
+        return {"pid": os.getpid()}
+
+
 class Waits(Step):
     """Waits for the test to open the gate."""
 
@@ -111,6 +119,37 @@ class Rare(Step):
 
 def is_fine(context):
     return True
+'''
+
+
+SERVICES = '''
+"""A service that says where it is built and closed."""
+
+import os
+
+from iaflow.pipeline.services import ServiceRegistry
+from life_steps import ROOM
+
+
+def note(kind):
+    handle = os.open(ROOM / "services", os.O_APPEND | os.O_CREAT | os.O_WRONLY)
+    os.write(handle, f"{kind} {os.getpid()}\\n".encode())
+    os.close(handle)
+
+
+class Till:
+    def __init__(self):
+        note("built")
+
+    async def aclose(self):
+        note("closed")
+
+
+def make():
+    note("asked")
+    registry = ServiceRegistry()
+    registry.provide("till", Till)
+    return registry
 '''
 
 
@@ -315,6 +354,31 @@ def test_the_neighbours_of_a_step_that_blocks_are_given_back(house: House) -> No
     house.open_gate()
     house.worker()
     assert {house.end_of(run_id) for run_id in neighbours} == {RunStatus.SUCCEEDED}
+
+
+# --- what its steps are given
+
+
+@pytest.mark.parametrize(("pool", "processes"), (("prefork", 2), ("threads", 1), ("solo", 1)))
+def test_services_are_built_once_in_each_process_and_closed(
+    house: House, pool: str, processes: int
+) -> None:
+    (house.folder / "life_services.py").write_text(SERVICES)
+    env = {"IAFLOW_SERVICES": "life_services:make"}
+    worker = house.worker(args=("--pool", pool), concurrency=2, env=env)
+    head = worker.pids[0]
+    runs = [house.start(life("Pays")) for _ in range(20)]
+    assert {house.end_of(run_id) for run_id in runs} == {RunStatus.SUCCEEDED}
+    used = {(house.step(run_id, "pays").output or {})["pid"] for run_id in runs}
+    assert worker.terminate(20) == 0
+    told = (house.folder / "services").read_text().splitlines()
+    print(f"{pool}: 20 steps in {len(used)} processes; {Counter(told)}")
+    assert len(used) == processes
+    assert (head in used) is (pool != "prefork")
+    for kind in ("asked", "built", "closed"):
+        assert sorted(f"{kind} {pid}" for pid in used) == sorted(
+            line for line in told if line.startswith(kind)
+        )
 
 
 # --- how it leaves

@@ -4,16 +4,18 @@ Decides whether a program can be had; never starts a service of the system and n
 anything before a test asks for it. Called by `ServerRoom`.
 """
 
+import fcntl
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.servers.processes import ServerError
 
-__all__ = ["NotInstalled", "describe_lack", "find_program", "install"]
+__all__ = ["NotInstalled", "describe_lack", "find_or_install", "find_program"]
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 INSTALL_SECONDS = 300
@@ -42,6 +44,19 @@ def describe_lack(package: str) -> str | None:
     if shutil.which("apt-get") is None:
         return f"{package} is not installed, and there is no apt-get"
     return None
+
+
+def find_or_install(package: str, candidates: Sequence[str]) -> Path:
+    """Return a program, its package installed with apt-get if need be; raises NotInstalled."""
+    # One at a time: another process may have unpacked it, and not be done.
+    with Path(tempfile.gettempdir(), f".iaflow-installing-{os.geteuid()}").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if find_program(candidates) is None:
+            install(package)
+        found = find_program(candidates)
+    if found is None:
+        raise NotInstalled(f"{package} is installed, but its program is not found")
+    return found
 
 
 def install(package: str) -> None:

@@ -22,7 +22,12 @@ import amqp
 
 from tests.servers.certificates import Certificates
 from tests.servers.guardian import Guardian
-from tests.servers.installing import NotInstalled, describe_lack, find_program, install
+from tests.servers.installing import (
+    NotInstalled,
+    describe_lack,
+    find_or_install,
+    find_program,
+)
 from tests.servers.processes import (
     ServerError,
     find_free_port,
@@ -57,11 +62,10 @@ class RabbitProgram:
 
 def find() -> RabbitProgram:
     """Return the RabbitMQ of this machine, installed if need be; raises NotInstalled."""
-    if find_program(CANDIDATES) is None:
-        install(PACKAGE)
-    path, epmd = find_program(CANDIDATES), find_program(("epmd", "/usr/lib/erlang/bin/epmd"))
-    if path is None or epmd is None:
-        raise NotInstalled(f"{PACKAGE} is installed, but rabbitmq-server or epmd is not found")
+    path = find_or_install(PACKAGE, CANDIDATES)
+    epmd = find_program(("epmd", "/usr/lib/erlang/bin/epmd"))
+    if epmd is None:
+        raise NotInstalled(f"{PACKAGE} is installed, but epmd is not found")
     return RabbitProgram(path, epmd)
 
 

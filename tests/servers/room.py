@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import psycopg2
 import redis
 
-from tests.servers import postgres, rabbitmq, valkey
+from tests.servers import pgbouncer, postgres, rabbitmq, valkey
 from tests.servers.certificates import Certificates, make_certificates
 from tests.servers.guardian import SESSION_VARIABLE, Guardian
 from tests.servers.postgres import OwnPostgresServer, PostgresServer
@@ -98,6 +98,11 @@ class ServerRoom:
         url = self.create_database()
         migrate(url)
         return self.postgres.freeze_database(url)
+
+    def open_pooler(self, url: str) -> pgbouncer.Pooler:
+        """Start a PgBouncer before the Postgres of a URL; raises NotInstalled."""
+        program = pgbouncer.find()
+        return pgbouncer.Pooler(program, self.make_directory("pgbouncer"), self.guardian, url)
 
     # Redis ----------------------------------------------------------------------------------
 

@@ -47,6 +47,9 @@ def test_a_run_is_cancelled_with_its_reason_and_those_below(web: Web) -> None:
     assert "otto" in error["message"]
     (below,) = web.client.children(run_id)
     web.wait_for(below.run_id, RunStatus.CANCELLED)
+    events = web.user("otto").read(f"/api/v1/runs/{run_id}/events")["items"]
+    assert [event["by"] for event in events if event["by"]] == ["otto"]
+    assert (events[-1]["run"], events[-1]["by"]) == ("cancelled", "otto")
     (kept,) = [one for one in web.audited("run.cancel") if one.target == run_id]
     assert (kept.actor, kept.detail) == ("otto", {"slug": "own-above"})
 

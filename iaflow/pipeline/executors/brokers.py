@@ -167,7 +167,9 @@ def read_broker(url: str) -> Broker:
                 "write rediss:// or amqps://"
             )
         return Broker(plain, kind)
-    return Broker(plain, kind, _read_tls(asked, kind))
+    # kombu connects to 127.0.0.1 where a URL says localhost: the name would not be its server's.
+    name = urlsplit(plain).hostname if ";" not in plain else None
+    return Broker(plain, kind, _read_tls(asked, kind, name))
 
 
 def _split_tls(url: str) -> tuple[str, dict[str, str]]:
@@ -178,7 +180,7 @@ def _split_tls(url: str) -> tuple[str, dict[str, str]]:
     return (urlunsplit(parts._replace(query=urlencode(rest))) if asked else url), asked
 
 
-def _read_tls(asked: dict[str, str], kind: BrokerKind) -> dict[str, Any]:
+def _read_tls(asked: dict[str, str], kind: BrokerKind, name: str | None) -> dict[str, Any]:
     unknown = sorted(asked.keys() - {*_FILES, "ssl_cert_reqs", "ssl_check_hostname"})
     verify = _VERIFY.get(asked.get("ssl_cert_reqs", "required").lower())
     if unknown or verify is None:
@@ -194,8 +196,8 @@ def _read_tls(asked: dict[str, str], kind: BrokerKind) -> dict[str, Any]:
         return {"ssl_cert_reqs": verify, "ssl_check_hostname": checks_name, **files}
     options: dict[str, Any] = {"cert_reqs": verify}
     options |= {_FILES[name]: value for name, value in files.items()}
-    # None stands for the host of the URL; without the key no name is checked.
-    return {**options, "server_hostname": None} if checks_name else options
+    # None stands for whichever host is connected to; without the key no name is checked.
+    return {**options, "server_hostname": name} if checks_name else options
 
 
 def _bound_waits(connection: Any) -> None:

@@ -26,7 +26,7 @@ from iaflow.web.event_stream import HEARTBEAT, EventStream, write_event
 from iaflow.web.limits import LimitedRoute
 from iaflow.web.policies import Caller, needs
 from iaflow.web.routes.steps import MOST_SEQ
-from iaflow.web.schemas.base import Named
+from iaflow.web.schemas.runs import RunId
 from iaflow.web.schemas.steps import Event
 from iaflow.web.schemas.streams import (
     INBOX_EXAMPLE,
@@ -54,7 +54,7 @@ QUESTIONS: Final = 200
 async def stream_run(
     caller: Reader,
     request: Request,
-    run_id: Named,
+    run_id: RunId,
     after: Annotated[
         int, Query(ge=0, le=MOST_SEQ, description="Only changes behind this number.")
     ] = 0,
@@ -244,6 +244,7 @@ class _RunStory:
             self._has_begun = True
             yield self._tell_status("run")
         tracker, client = self._caller.parts.tracker, self._caller.client
+        begin = self._after
         while True:
             question = ("events", self._run_id, self._after)
             page = await tracker.ask(question, partial(_read_events, client, *question[1:]))
@@ -260,6 +261,11 @@ class _RunStory:
         if self._status in END_OF_RUN and self._after >= self._seq:
             self.is_over = True
             yield self._tell_status("end")
+        elif self._after == begin:
+            # Woken by something, and not by an event: it may be gone.
+            look = partial(client.watch, [self._run_id])
+            if not await tracker.ask(("watch", self._run_id), look):
+                raise NotFound(f"there is no run {self._run_id}")
 
     def _tell_status(self, kind: str) -> bytes:
         told = RunAt(run_id=self._run_id, status=self._status, seq=self._seq)

@@ -25,6 +25,7 @@ __all__ = [
     "Object",
     "Page",
     "Reply",
+    "as_name",
 ]
 
 T = TypeVar("T")
@@ -65,14 +66,15 @@ Cursor = Annotated[
 ]
 
 
-def _as_name(text: str) -> str:
+def as_name(text: str) -> str:
+    """Return what a path names; what can be no name of anything is not there: NotFound."""
     if "\x00" in text or len(text) > 400:
         # No name of anything has it, and no database would take it.
         raise NotFound("there is nothing of that name")
     return text
 
 
-Named = Annotated[str, Path(min_length=1), AfterValidator(_as_name)]
+Named = Annotated[str, Path(min_length=1), AfterValidator(as_name)]
 """What a path names; whatever is not there is 404, however it is spelt."""
 
 

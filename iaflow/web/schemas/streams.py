@@ -77,7 +77,7 @@ def _document(example: str, description: str) -> dict[int | str, dict[str, Any]]
 RUN_EXAMPLE: Final = _document(
     f'event: run\ndata: {{"run_id":"{RUN_ID}","status":"running","seq":1}}\n\n'
     'id: 2\nevent: change\ndata: {"seq":2,"at":"2030-01-01T12:00:00Z","run":"succeeded",'
-    '"steps":[{"step_id":"fetch","status":"succeeded","index":null}],"transitions":[]}\n\n'
+    '"steps":[{"step_id":"fetch","status":"succeeded","index":null}],"transitions":[],"by":null}\n\n'
     f'event: run\ndata: {{"run_id":"{RUN_ID}","status":"succeeded","seq":2}}\n\n'
     f'event: end\ndata: {{"run_id":"{RUN_ID}","status":"succeeded","seq":2}}\n\n',
     "Server-sent events, until the run has ended",
