@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 from iaflow.web.policies import Policy, policy_of
 from iaflow.web.problems import CODES, MEDIA_TYPE
 
-__all__ = ["describe_app", "describe_refusals"]
+__all__ = ["describe_app"]
 
 _REFERENCE: Final = {"$ref": "#/components/schemas/Problem"}
 
@@ -68,17 +68,6 @@ SCHEMES: Final[Mapping[str, Any]] = {
 }
 
 
-def describe_refusals(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """Return the description of replies that a route has besides those that every route has."""
-    return {
-        CODES[code][0]: {
-            "description": CODES[code][1],
-            "content": {MEDIA_TYPE: {"schema": dict(_REFERENCE)}},
-        }
-        for code in codes
-    }
-
-
 def describe_app(app: FastAPI) -> dict[str, Any]:
     """Return the description of the app's API as an object; made once."""
     if app.openapi_schema is None:
@@ -111,15 +100,13 @@ def _complete(operation: dict[str, Any], route: APIRoute, policy: Policy) -> Non
         _forget_null(parameter["schema"])
     replies = operation.setdefault("responses", {})
     replies.pop("422", None)
-    for status in sorted(_statuses(operation, route, policy)):
+    named = {status for status in route.responses if isinstance(status, int) and status >= 400}
+    for status in sorted(_statuses(operation, route, policy) | named):
         titles = sorted({title for code, title in CODES.values() if code == status})
-        replies.setdefault(
-            str(status),
-            {
-                "description": "; ".join(titles),
-                "content": {MEDIA_TYPE: {"schema": _REFERENCE}},
-            },
-        )
+        replies[str(status)] = {
+            "description": "; ".join(titles),
+            "content": {MEDIA_TYPE: {"schema": _REFERENCE}},
+        }
     if not policy.is_public:
         operation["security"] = [{"session": []}, {"token": []}]
         if policy.permission is not None:

@@ -209,7 +209,7 @@ def test_many_are_cancelled_and_only_those_in_sight(web: Web) -> None:
     assert foreign not in planned
     assert {status(web, run_id) for run_id in mine} == {"waiting"}
 
-    body = {"filter": {"slug": "own-many", **filters}, "reason": "a wrong list", "limit": 2}
+    body = {"filter": {"slug": "own-many", **filters}, "reason": "a wrong list", "limit": 2.0}
     reply = clara.post("/api/v1/runs/bulk/cancel", body)
     assert reply.status_code == 200
     assert reply.json() == {
@@ -255,12 +255,14 @@ def test_many_failed_runs_are_retried_each_by_itself(web: Web) -> None:
     "body",
     (
         {"filter": {"run_ids": []}},
-        {"filter": {"parent_run_id": str(uuid4())}},
+        {"filter": {"parent_run_id": "019ab3f2-7c1e-7d5a-8f00-3a5d8f6b2c11"}},
         {"run_ids": []},
         {"dry_run": "yes"},
         {"limit": 0},
         {"limit": 1001},
         {"limit": "5"},
+        {"limit": 5.5},
+        {"limit": True},
         {"filter": {"status": "asleep"}},
         {"filter": {"since": 5}},
         {"reason": "x" * 501},

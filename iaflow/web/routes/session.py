@@ -13,7 +13,6 @@ from fastapi import APIRouter, Request, Response
 from iaflow.auth.credentials import Credentials
 from iaflow.errors import NotAllowed, NotFound
 from iaflow.web.limits import LimitedRoute
-from iaflow.web.openapi import describe_refusals
 from iaflow.web.policies import Caller, anybody, signed_in
 from iaflow.web.schemas.accounts import Me, NewPassword, Session, Setup, SignIn, User
 from iaflow.web.schemas.base import Named, Page
@@ -29,7 +28,7 @@ FORGET = '"cache", "cookies", "storage"'
 """What a browser forgets of us at sign-out."""
 
 
-@router.post("/session", status_code=201, responses=describe_refusals("sign_in_refused"))
+@router.post("/session", status_code=201, responses={401: {}})
 def sign_in(caller: Anybody, body: SignIn, request: Request, response: Response) -> Me:
     """
     Sign in: the session comes as a cookie, and its `csrf_token` goes with every change.
@@ -113,7 +112,7 @@ def change_password(
     return Me.from_principal(signed.principal, csrf_token=signed.csrf_token, session=signed.session)
 
 
-@router.post("/setup", responses=describe_refusals("not_found"))
+@router.post("/setup", responses={404: {}})
 def use_setup_token(caller: Anybody, body: Setup) -> User:
     """Set a first password, or one in the place of a forgotten one, by a one-time token."""
     user = caller.sessions.accounts.use_setup(body.token, body.password, caller=caller.signature)

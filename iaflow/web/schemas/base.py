@@ -25,6 +25,7 @@ __all__ = [
     "Object",
     "Page",
     "Reply",
+    "Whole",
     "as_name",
 ]
 
@@ -104,6 +105,15 @@ Instant = Annotated[
         examples=["2026-03-08T07:00:00Z"],
     ),
 ]
+
+
+def _read_whole(value: object) -> object:
+    # In JSON 5.0 is a whole number; "5" and true are none.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, Field(strict=True), BeforeValidator(_read_whole)]
+"""A whole number in a body, however JSON spells it."""
 
 Object = dict[str, Any]
 """A JSON object of the user's: its keys are not ours."""

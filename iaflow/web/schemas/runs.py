@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import Path
-from pydantic import AfterValidator, Field, StrictBool, StrictInt
+from pydantic import AfterValidator, Field, StrictBool
 
 from iaflow.data.filters import ManyOutcome, ManyRecord, RunFilter
 from iaflow.data.records import NO_INDEX, PauseRecord, RunRecord
 from iaflow.data.status import END_OF_RUN, RunStatus
-from iaflow.web.schemas.base import Body, Instant, Object, Reply, as_name
+from iaflow.web.schemas.base import Body, Instant, Object, Reply, Whole, as_name
 
 __all__ = [
     "BulkFilter",
@@ -318,7 +318,7 @@ class RetryManyBody(Body):
 
     filter: BulkFilter = Field(default_factory=BulkFilter)
     dry_run: StrictBool = Field(default=False, description="Only tell what would be done.")
-    limit: StrictInt = Field(
+    limit: Whole = Field(
         default=100, ge=1, le=1000, description="At most so many runs, the newest first."
     )
 
