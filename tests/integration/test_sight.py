@@ -585,6 +585,7 @@ def test_errors_are_ours(client: Client) -> None:
 def test_the_json_of_assignees_is_compact(house: House) -> None:
     """The statements look for words as they stand in the stored text."""
     run_id = house.start(ask_people("ops"))
+    write(house, "DELETE FROM {}pauses")
     open_question(house, run_id, "ops", {"users": ["é\"'"], "roles": []})
     [[text]] = house.ask("SELECT CAST(assignees AS TEXT) FROM {}pauses")
     assert text == '{"users":["é\\"\'"],"roles":[]}'
