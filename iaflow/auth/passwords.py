@@ -165,6 +165,7 @@ _LEAST_LEFT: Final = 5
 """So many different characters must be left of a password without its guessable parts."""
 
 _LOOK_ALIKES: Final = str.maketrans("@4310!$57", "aaeioisst")
+_ADDED: Final = re.compile(r"[0-9!-/:-@\[-`{-~]{1,4}")
 _ROWS: Final = (
     "abcdefghijklmnopqrstuvwxyz",
     "01234567890",
@@ -202,11 +203,8 @@ def _strip_known(password: str, context: Collection[str]) -> int:
     small = password.casefold()
     words = {part for word in context for part in (word, *re.split(r"[^a-z0-9]+", word.casefold()))}
     known = {word.casefold() for word in words if len(word) >= 3} | set(_COMMON)
-    left = min(
-        (_remove(text, known) for text in (small, small.translate(_LOOK_ALIKES))),
-        key=lambda text: len(set(text)),
-    )
-    return len(set(left))
+    spelled = (small, small.translate(_LOOK_ALIKES), re.sub(r"(.)\1", r"\1", small))
+    return min(len(set(_remove(text, known))) for text in spelled)
 
 
 def _remove(text: str, known: Collection[str]) -> str:
@@ -220,7 +218,7 @@ def _remove(text: str, known: Collection[str]) -> str:
         text = re.sub(pattern, " ", text)
     text = re.sub(r"(.{1,6}?)\1{2,}", " ", text)
     # Digits and signs around words are what people add when they are asked for some.
-    return re.sub(r"\s+", "", re.sub(r"(?<![^\W\d_])[\W\d_]{1,4}(?![^\W\d_])", " ", text))
+    return "".join(part for part in text.split() if not _ADDED.fullmatch(part))
 
 
 def _runs(row: str) -> Iterator[str]:

@@ -55,7 +55,8 @@ def decide_delay(tries: Tries, now: datetime) -> float:
     if tries.address >= ADDRESS_MOST:
         waits.append(_left(tries.address_at, ADDRESS_WINDOW.total_seconds(), now))
     if tries.pair >= PAIR_FREE:
-        delay = min(2.0 ** (tries.pair - PAIR_FREE), LONGEST_DELAY)
+        # A power of very many would be no number any more.
+        delay = min(2.0 ** min(tries.pair - PAIR_FREE, 10), LONGEST_DELAY)
         waits.append(_left(tries.pair_at, delay, now))
     if tries.name >= NAME_FREE and not tries.is_known:
         delay = min(NAME_DELAY * (1 + tries.pair_day), LONGEST_DELAY)

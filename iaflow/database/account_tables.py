@@ -73,9 +73,9 @@ def api_tokens(metadata: MetaData, users: Table) -> Table:
 
 
 def sign_ins(metadata: MetaData) -> Table:
-    """Return the table of tries to sign in, of the last day."""
-    # Tries of the last day, by which guessing is slowed down. Of the name only a hash: people
-    # type their password there.
+    """Return the table of tries to sign in, by which guessing is slowed down."""
+    # Failures of a day; what succeeded, of a month: from there guesses elsewhere do not count. Of
+    # the name only a hash under the secret key: people type their password there.
     return Table(
         "sign_ins",
         metadata,

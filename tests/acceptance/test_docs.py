@@ -18,8 +18,10 @@ import pytest
 import rich_click as click
 
 from iaflow import errors, failpoints
+from iaflow.auth import throttle
 from iaflow.cli import root
 from iaflow.cli.exits import ExitCode
+from iaflow.data.accounts import ROLES, Permission
 from iaflow.data.status import RUN_CHANGES, STEP_CHANGES
 from iaflow.database.tables import build_tables
 from iaflow.pipeline import definition, forms, importer, step_config
@@ -39,10 +41,11 @@ LANGUAGE = DOCS / "language-reference.md"
 API = DOCS / "api-reference.md"
 PEOPLE = DOCS / "human-in-the-loop.md"
 DATABASE = DOCS / "database-interfaces.md"
+AUTHENTICATION = DOCS / "authentication.md"
 ARCHITECTURE = DOCS / "pipeline-architecture.md"
 PROMISED_PAGES = (
     "pipeline-examples developer-guide testing-guide pipeline-architecture database-interfaces"
-    " api-reference human-in-the-loop language-reference operations"
+    " api-reference human-in-the-loop language-reference operations authentication"
 ).split()
 
 STORIES = [story for page in PAGES for story in read_stories(page)]
@@ -197,6 +200,16 @@ def test_the_exit_codes() -> None:
 def test_the_errors() -> None:
     named = {word for row in table_of(API, "Errors") for word in names_in(row[0])}
     assert named == set(errors.__all__)
+
+
+def test_the_roles_and_scopes() -> None:
+    assert [row[0] for row in table_of(AUTHENTICATION, "Users")] == list(ROLES)
+    assert [row[0] for row in table_of(AUTHENTICATION, "Tokens")] == list(Permission)
+
+
+def test_the_delays_of_guessing() -> None:
+    free = [int(row[1]) for row in table_of(AUTHENTICATION, "Guessing")]
+    assert free == [throttle.PAIR_FREE, throttle.NAME_FREE, throttle.ADDRESS_MOST]
 
 
 def test_the_operators_and_their_aliases() -> None:

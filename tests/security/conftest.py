@@ -13,20 +13,29 @@ from pathlib import Path
 import pytest
 
 from tests.security.deployments import Deployment
+from tests.servers import ServerRoom
 
 KEY = secrets.token_urlsafe(48)
 
 
+@pytest.fixture(scope="module")
+def module_postgres_url(server_room: ServerRoom, postgres_template: str) -> Iterator[str]:
+    """One database for all tests of a file, which each of them leaves empty."""
+    url = server_room.create_database(postgres_template)
+    yield url
+    server_room.postgres.drop_database(url)
+
+
 @pytest.fixture(params=("sqlite", "postgres"))
 def deployment(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Deployment]:
-    """A database of this test alone, with Ann, who is admin, and Bob, who views."""
+    """An empty database with Ann, who is admin, and Bob, who views."""
     if request.param == "sqlite":
         url = f"sqlite:///{tmp_path / 'accounts.db'}"
     else:
-        url = request.getfixturevalue("postgres_url")
+        url = request.getfixturevalue("module_postgres_url")
     deployment = Deployment(url, KEY)
     yield deployment
-    deployment.close()
+    deployment.leave()
 
 
 @pytest.fixture

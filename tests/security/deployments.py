@@ -13,12 +13,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+import uuid_utils
 
 from iaflow.auth import SessionManager
 from iaflow.auth.audit import Caller
 from iaflow.auth.passwords import Passwords
 from iaflow.auth.sessions import SignedIn
 from iaflow.data.accounts import AuditRecord, UserRecord
+from iaflow.database.pipeline_store import PipelineStore
+from iaflow.database.statements import POSTGRES
 from iaflow.errors import IaflowError
 from iaflow.settings import Settings
 
@@ -73,6 +76,16 @@ class Deployment:
     def close(self) -> None:
         self.sessions.close()
 
+    def leave(self) -> None:
+        """Close, with no row left in a database that others use after."""
+        database = self.sessions.database
+        if database.dialect == POSTGRES:
+            tables = database.tables
+            with database.engine.begin() as connection:
+                for table in (tables.users, tables.sign_ins, tables.audit_events, tables.pauses):
+                    connection.execute(table.delete())
+        self.close()
+
     def add(self, name: str, *roles: str, **options: Any) -> UserRecord:
         given = {"password": PASSWORDS.get(name), "caller": OPERATOR} | options
         return self.accounts.create(name, roles=roles, **given)
@@ -110,3 +123,39 @@ class Deployment:
             for table in self.sessions.database.tables.metadata.sorted_tables:
                 text += [repr(row) for row in connection.execute(sa.select(table))]
         return "\n".join(text)
+
+    def ask_people(self, *, expires_in: timedelta | None = None, event: str | None = None) -> str:
+        """Open a question, as a run does that waits for people; return the pause's id."""
+        tables, now = self.sessions.database.tables, self.clock.now()
+        pause_id, run_id, digest = str(uuid_utils.uuid7()), str(uuid_utils.uuid7()), "0" * 64
+
+        def spell(instant: datetime | None) -> Any:
+            on_sqlite = self.sessions.database.dialect == "sqlite"
+            return instant.isoformat(timespec="microseconds") if on_sqlite and instant else instant
+
+        PipelineStore(self.sessions.database).publish(
+            content_hash=digest,
+            slug="invoice",
+            version="1",
+            name="Invoice",
+            description="",
+            document="{}",
+            now=now,
+        )
+        common = {"slug": "invoice", "created_at": spell(now)}
+        with self.sessions.database.engine.begin() as connection:
+            connection.execute(
+                tables.runs.insert(),
+                common
+                | {"run_id": run_id, "content_hash": digest, "status": "waiting"}
+                | {"seq": 1, "live": 1, "paused": 1},
+            )
+            connection.execute(
+                tables.pauses.insert(),
+                common
+                | {"pause_id": pause_id, "run_id": run_id, "step_id": "ask", "item_index": -1}
+                | {"status": "open", "ui_schema": "{}", "shown": "{}", "assignees": "{}"}
+                | {"digest": digest, "event": event}
+                | {"expires_at": spell(expires_in and now + expires_in)},
+            )
+        return pause_id
