@@ -98,15 +98,13 @@ def describe_app(app: FastAPI) -> dict[str, Any]:
 def _complete(operation: dict[str, Any], route: APIRoute, policy: Policy) -> None:
     replies = operation.setdefault("responses", {})
     replies.pop("422", None)
-    for status in sorted(_statuses(operation, route, policy)):
+    named = {status for status in route.responses if isinstance(status, int) and status >= 400}
+    for status in sorted(_statuses(operation, route, policy) | named):
         titles = sorted({title for code, title in CODES.values() if code == status})
-        replies.setdefault(
-            str(status),
-            {
-                "description": "; ".join(titles),
-                "content": {MEDIA_TYPE: {"schema": _REFERENCE}},
-            },
-        )
+        replies[str(status)] = {
+            "description": "; ".join(titles),
+            "content": {MEDIA_TYPE: {"schema": _REFERENCE}},
+        }
     if not policy.is_public:
         operation["security"] = [{"session": []}, {"token": []}]
         if policy.permission is not None:
