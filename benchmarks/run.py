@@ -1,4 +1,4 @@
-"""``python -m benchmarks [--json] [--rounds N] [--events] [W1 W2 W3 W4 scaling history]``.
+"""``python -m benchmarks [--json] [--rounds N] [--events] [W1 W2 W3 W4 scaling history lists web]``.
 
 Decides what is printed; never what is measured. Called from a shell and by the smoke test.
 """
@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
+from benchmarks.lists import MOST_MILLISECONDS, measure_lists
+from benchmarks.serving import Load
 from benchmarks.workloads import (
     Comparison,
     Sizes,
@@ -20,23 +22,28 @@ from benchmarks.workloads import (
     measure_history,
     measure_on_workers,
     measure_scaling,
+    measure_serving,
 )
 from tests.servers import ServerRoom
 
 __all__ = ["main"]
 
 ON_WORKERS = ("W1", "W2", "W3")
-ALL = (*ON_WORKERS, "W4", "scaling", "history")
+ALL = (*ON_WORKERS, "W4", "scaling", "history", "lists", "web")
 PACKAGES = ("celery", "kombu", "redis", "psycopg2-binary", "SQLAlchemy")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and return 0; 1 if a bar was missed and `--check` asked for them."""
     asked = read_arguments(argv)
-    sizes = Sizes(asked.chain, asked.short_chain, asked.runs, asked.width, asked.history)
+    load = Load(asked.seconds, asked.streams, asked.requests)
+    sizes = Sizes(asked.chain, asked.short_chain, asked.runs, asked.width, asked.history, load)
     room = ServerRoom()
     try:
         compared, counted = measure(room, asked, sizes)
+        listed: dict[str, float] = {}
+        if "lists" in asked.workloads:
+            listed = measure_lists(room, runs=asked.history, rounds=asked.rounds)
     finally:
         room.close()
     if asked.json:
@@ -44,9 +51,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(json.dumps(describe(one)))
         if counted:
             print(json.dumps({"workload": "per-step", **counted}))
+        for name, spent in listed.items():
+            figures = {"milliseconds": round(spent, 2), "bar": MOST_MILLISECONDS}
+            print(json.dumps({"workload": "lists", "query": name, **figures}))
     else:
-        print_table(compared, counted)
-    return int(asked.check and any(one.passes is False for one in compared))
+        if compared or counted:
+            print_table(compared, counted)
+        for name, spent in listed.items():
+            print(f"{name:36} {spent:8.2f} ms")
+    is_slow = any(spent > MOST_MILLISECONDS for spent in listed.values())
+    return int(asked.check and (is_slow or any(one.passes is False for one in compared)))
 
 
 def measure(
@@ -74,6 +88,11 @@ def measure(
         compared += measure_scaling(room, sizes=sizes, rounds=asked.rounds)
     if "history" in asked.workloads:
         compared += measure_history(room, sizes=sizes, rounds=asked.rounds)
+    if "web" in asked.workloads:
+        more, served = measure_serving(room, sizes=sizes, rounds=asked.rounds)
+        compared += more
+        for one in served:
+            print(f"web: {json.dumps(one.describe())}", file=sys.stderr, flush=True)
     return compared, counted
 
 
@@ -92,6 +111,9 @@ def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         ("runs", 200),
         ("width", 500),
         ("history", 1_000_000),
+        ("streams", 200),
+        ("requests", 50),
+        ("seconds", 30),
     ):
         parser.add_argument(f"--{name}", type=int, default=size, help=f"size (default {size})")
     asked = parser.parse_args(argv)

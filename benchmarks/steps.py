@@ -48,8 +48,8 @@ class Waits(Step):
     """A step that waits for something elsewhere, as most steps do."""
 
     async def work(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Return the next number, 50 ms later."""
-        await asyncio.sleep(0.05)
+        """Return the next number, 50 ms later, or as many seconds as the definition says."""
+        await asyncio.sleep(self.config.get("seconds", 0.05))
         return work_on(data)
 
 

@@ -21,6 +21,7 @@ from benchmarks.contenders import Canvas, Contender, Floor, Iaflow, Stage
 from benchmarks.embedded import BareLoop, Embedded, count_statements
 from benchmarks.meter import Meter
 from benchmarks.scaling import Crew
+from benchmarks.serving import Load, Served, Service
 from benchmarks.walking import Walker
 from tests.servers import ServerRoom
 
@@ -32,6 +33,7 @@ __all__ = [
     "measure_history",
     "measure_on_workers",
     "measure_scaling",
+    "measure_serving",
 ]
 
 MOST_FOREIGN = 0.10
@@ -47,6 +49,7 @@ class Sizes:
     runs: int = 200
     width: int = 500
     history: int = 1_000_000
+    load: Load = field(default_factory=Load)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,14 @@ W4_FULL = Workload(
     bars={"bare-sqlite": (2.5, 1.5)},
 )
 W4_MEMORY = Workload("W4-memory", "100-step chain in one process, in memory", "ms/step")
+SERVING = Workload(
+    "web",
+    "one web process: p99 of 50 requests per second beside 200 open event streams",
+    "ms",
+    bars={"goal": (1.0, None)},
+)
+GOAL_MS = 250.0
+WARM_SECONDS = 2.0
 SCALING_CHILDREN = Workload(
     "scaling-children",
     "steps that wait 50 ms: one worker with 8 processes beside one with 1",
@@ -244,6 +255,25 @@ def measure_scaling(room: ServerRoom, *, sizes: Sizes, rounds: int) -> list[Comp
             }
             compared += compare(workload, turns, rounds)
     return compared
+
+
+def measure_serving(
+    room: ServerRoom, *, sizes: Sizes, rounds: int
+) -> tuple[list[Comparison], list[Served]]:
+    """Measure one web process under load against what it must do; return all its figures too."""
+    stage = Stage(room, events=False, worker_args=("--pool", "threads"))
+    served: list[Served] = []
+    with closing(Service(stage, sizes.load)) as service:
+        service.serve(seconds=WARM_SECONDS)
+
+        def take_turn() -> _Sample:
+            with Meter() as meter:
+                served.append(service.serve())
+            return _Sample(served[-1].percentile(0.99), meter.cpu_seconds, meter.foreign)
+
+        turns = {"iaflow": take_turn, "goal": lambda: _Sample(GOAL_MS, None, None)}
+        compared = compare(SERVING, turns, rounds)
+    return compared, served
 
 
 def measure_history(room: ServerRoom, *, sizes: Sizes, rounds: int) -> list[Comparison]:

@@ -19,6 +19,7 @@ from iaflow.cli.surroundings import (
     find_in_broker,
     find_in_flower,
     find_in_notifier,
+    find_in_web,
     is_open_line,
 )
 from iaflow.cli.terminal import as_clause, format_seconds
@@ -56,6 +57,7 @@ def find_all(settings: Settings, *, do_import: bool) -> Iterator[Finding]:
     figures: dict[str, Mapping[str, float]] = {}
     yield from _find_in_database(settings, figures)
     yield from guarded("broker", partial(find_in_broker, settings, figures))
+    yield from guarded("web", partial(find_in_web, settings))
     yield from guarded("flower", partial(find_in_flower, settings))
     yield from guarded("notifier", partial(find_in_notifier, settings))
     yield from _find_in_modules(settings, do_import)

@@ -24,6 +24,9 @@ __all__ = ["flower", "list_flower_options"]
 CONFIGURATION: Final = Path(__file__).with_name("flower_page.py")
 """What Flower reads in the place of a `flowerconfig.py`."""
 
+PROVIDER: Final = "iaflow.cli.flower_sign_in.SignInHandler"
+"""What Flower shows to whoever is not known."""
+
 DEFAULTS: Final = {
     # Which run it is about stands in the args; names alone are the same for every run.
     "tasks-columns": "name,args,state,received,runtime,worker,uuid",
@@ -36,12 +39,15 @@ DEFAULTS: Final = {
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- FLOWER OPTIONS]")
 @click.option("--address", default="127.0.0.1", show_default=True, help="Where it listens.")
 @click.option("--port", default=5555, show_default=True, type=click.IntRange(0, 65535))
-def flower(options: tuple[str, ...], address: str, port: int) -> int:
+@click.option("--sign-in", "has_sign_in", is_flag=True, help="For users of iaflow who operate.")
+def flower(options: tuple[str, ...], address: str, port: int, has_sign_in: bool) -> int:
     """
     Become Flower: a page that shows workers, and each step as a task with its run.
 
-    Only this machine may look unless somebody must sign in: set FLOWER_BASIC_AUTH=user:password
-    and --address. What stands behind -- goes to Flower: iaflow flower -- --max-tasks=1000
+    Only this machine may look unless somebody must sign in: with --sign-in operators and
+    administrators do, as in the web (it needs IAFLOW_SECRET_KEY); or set
+    FLOWER_BASIC_AUTH=user:password. What stands behind -- goes to Flower:
+    iaflow flower -- --max-tasks=1000
     """
     settings = read_settings()
     if settings.broker_url is None:
@@ -49,17 +55,31 @@ def flower(options: tuple[str, ...], address: str, port: int) -> int:
             "Flower needs the workers' broker: set IAFLOW_BROKER_URL, such as "
             "redis://localhost:6379/0"
         )
-    listed = list_flower_options(options, address=address, port=port, environment=os.environ)
+    if has_sign_in and settings.secret_key is None:
+        raise SettingsRefused(
+            "--sign-in needs IAFLOW_SECRET_KEY, the same as that of the web: at least 32 random "
+            "bytes"
+        )
+    listed = list_flower_options(
+        options, address=address, port=port, environment=os.environ, has_sign_in=has_sign_in
+    )
     app = find_worker_app(Path.cwd())
+    # Around Celery's own program, so that no configuration of Flower can leave it away.
+    program = "iaflow.cli.flower_sign_in" if has_sign_in else "celery"
     sys.stdout.flush()
     # A list of arguments of our own making; the user's own shell has read the rest.
     os.execv(  # noqa: S606
-        sys.executable, [sys.executable, "-m", "celery", "-A", app, "flower", *listed]
+        sys.executable, [sys.executable, "-m", program, "-A", app, "flower", *listed]
     )
 
 
 def list_flower_options(
-    options: Sequence[str], *, address: str, port: int, environment: Mapping[str, str]
+    options: Sequence[str],
+    *,
+    address: str,
+    port: int,
+    environment: Mapping[str, str],
+    has_sign_in: bool = False,
 ) -> list[str]:
     """
     Return Flower's arguments: where it listens, then what is not said otherwise, then `options`.
@@ -67,19 +87,22 @@ def list_flower_options(
     Args:
         options: what was typed behind ``--``.
         environment: where Flower itself looks for ``FLOWER_…``.
+        has_sign_in: whoever looks signs in as in the web.
 
     Raises:
-        SettingsRefused: everybody could look.
+        SettingsRefused: everybody could look, or there are two ways to sign in.
     """
     given = dict(map(_split, options))
     for name in ("address", "port", "unix-socket"):
         if name in given:
             raise SettingsRefused(f"--{name} stands before the --: iaflow flower --{name} … -- …")
-    if not _is_loopback(address) and not _is_guarded(given, environment):
+    if has_sign_in:
+        _refuse_other_sign_ins(given, environment)
+    elif not _is_loopback(address) and not _is_guarded(given, environment):
         raise SettingsRefused(
             f"Flower on {address or 'every address'} would show everybody what runs here: set "
-            "FLOWER_BASIC_AUTH=user:password (or FLOWER_AUTH_PROVIDER and FLOWER_AUTH), or leave "
-            "--address away"
+            "FLOWER_BASIC_AUTH=user:password (or FLOWER_AUTH_PROVIDER and FLOWER_AUTH), use "
+            "--sign-in, or leave --address away"
         )
     listed = [f"--address={address}", f"--port={port}"]
     listed += [
@@ -89,7 +112,19 @@ def list_flower_options(
     ]
     if "conf" not in given:
         listed.append(f"--conf={CONFIGURATION}")
+    if has_sign_in:
+        # Without a pattern Flower guards nothing against foreign pages, and shows no way out.
+        return [*listed, *options, f"--auth-provider={PROVIDER}", "--auth=iaflow"]
     return [*listed, *options]
+
+
+def _refuse_other_sign_ins(given: Mapping[str, str], environment: Mapping[str, str]) -> None:
+    for name in ("basic-auth", "auth-provider", "auth"):
+        variable = f"FLOWER_{name.replace('-', '_').upper()}"
+        if name in given or environment.get(variable):
+            raise SettingsRefused(
+                f"--sign-in is a sign-in of its own: leave --{name} and {variable} away"
+            )
 
 
 def _split(option: str) -> tuple[str, str]:

@@ -14,9 +14,10 @@ from urllib.parse import urlsplit
 
 from iaflow.cli.findings import Finding
 from iaflow.cli.terminal import as_clause, format_seconds
+from iaflow.errors import SettingsRefused
 from iaflow.settings import Settings, hide_password
 
-__all__ = ["find_in_broker", "find_in_flower", "find_in_notifier", "is_open_line"]
+__all__ = ["find_in_broker", "find_in_flower", "find_in_notifier", "find_in_web", "is_open_line"]
 
 CONNECT_SECONDS: Final = 3.0
 ANSWER_SECONDS: Final = 1.5
@@ -110,6 +111,40 @@ def find_in_notifier(settings: Settings) -> Iterator[Finding]:
     if settings.notify_secret is None:
         message = "notices are not signed: who receives them cannot know that they are ours"
         yield Finding("notifier", "warn", message, "set IAFLOW_NOTIFY_SECRET")
+
+
+def find_in_web(settings: Settings) -> Iterator[Finding]:
+    """Look at what the web signs with, and how it is reached; nothing is asked of it."""
+    from iaflow.auth.secrets_kept import require_strong_key
+
+    key = settings.secret_key.get_secret_value() if settings.secret_key is not None else ""
+    if not key:
+        message = "IAFLOW_SECRET_KEY is not set: `iaflow web` starts with --dev alone"
+        # Who says where people reach it means to serve it.
+        verdict = "ok" if settings.public_url is None else "fail"
+        advice = "" if settings.public_url is None else "set it to at least 32 random bytes"
+        yield Finding("web", verdict, message, advice)
+    else:
+        try:
+            require_strong_key(key)
+        except SettingsRefused as error:
+            problem, _, advice = as_clause(str(error)).partition(": ")
+            yield Finding("web", "fail", f"IAFLOW_SECRET_KEY: {problem}", advice)
+        else:
+            yield Finding("web", "ok", "IAFLOW_SECRET_KEY is long enough, and none that is known")
+    url = settings.public_url
+    if url is not None and urlsplit(url).scheme == "http" and is_open_line(url):
+        message = f"{url}: browsers keep the cookie of a sign-in over https alone"
+        advice = "put a proxy with TLS before it, and write https:// in IAFLOW_PUBLIC_URL"
+        yield Finding("web", "fail", message, advice)
+    if url is not None and url.startswith("https://") and not settings.trusted_proxies:
+        message = "no proxy is trusted: behind one, all people seem to come from its address"
+        advice = "name its network in IAFLOW_TRUSTED_PROXIES; with TLS of its own, nothing is amiss"
+        yield Finding("web", "warn", message, advice)
+    for text in settings.trusted_proxies:
+        if ipaddress.ip_network(text).prefixlen == 0:
+            message = f"{text}: everybody is trusted to say where they come from"
+            yield Finding("web", "fail", message, "name the proxy's network alone")
 
 
 # --- the broker

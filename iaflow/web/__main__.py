@@ -103,7 +103,7 @@ def _check(options: Options, settings: Settings) -> None:
             raise SettingsRefused(f"there is no file {name}")
     if options.is_dev:
         require_loopback(options.host)
-    elif settings.secret_key is None:
+    elif settings.secret_key is None or not settings.secret_key.get_secret_value():
         raise SettingsRefused(
             "the web signs what it gives to browsers, so it needs IAFLOW_SECRET_KEY, at least 32 "
             f"random bytes. Make one:  {MAKE_A_KEY}  and keep it in the environment or in .env; "

@@ -37,11 +37,11 @@ def write_event(kind: str, data: Any, *, id: str | int | None = None) -> bytes:
     Return one event as it travels.
 
     Args:
-        data: becomes JSON, which has no line of its own to break.
+        data: becomes JSON in ASCII, which has no end of a line in it, whoever reads it.
         id: what a client that comes again shows as `Last-Event-ID`.
     """
     named = f"id: {id}\n" if id is not None else ""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(data, separators=(",", ":"))
     return f"{named}event: {kind}\ndata: {text}\n\n".encode()
 
 
@@ -77,9 +77,11 @@ class EventStream(Response):
         finally:
             for task in (sending, leaving):
                 task.cancel()
-            _, ended = await asyncio.gather(leaving, sending, return_exceptions=True)
-            await self._source.aclose()
-            self._on_end()
+            try:
+                _, ended = await asyncio.gather(leaving, sending, return_exceptions=True)
+                await self._source.aclose()
+            finally:
+                self._on_end()
         if isinstance(ended, Exception):
             raise ended
 

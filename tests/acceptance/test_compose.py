@@ -25,7 +25,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, Any] = COMPOSE["services"]
 EXAMPLE = (ROOT / ".env.example").read_text()
 DOCKERFILE = (ROOT / "workers" / "Dockerfile").read_text()
-SECRETS = {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "FLOWER_BASIC_AUTH"}
+SECRETS = {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "FLOWER_BASIC_AUTH", "IAFLOW_SECRET_KEY"}
 # `${NAME:?why}`, `${NAME:-default}`
 VARIABLE = re.compile(r"\$\{(\w+)(:[?-])([^}]*)\}")
 
@@ -59,7 +59,7 @@ def test_docker_reads_it() -> None:
         [docker, "compose", "version"], capture_output=True, check=False
     )
     if not docker or not known or known.returncode:
-        assert set(SERVICES) == {"postgres", "redis", "schema", "worker", "flower"}
+        assert set(SERVICES) == {"postgres", "redis", "schema", "worker", "web", "flower"}
         return
     given = {**os.environ, **dict.fromkeys(SECRETS, "a:b")}
     argv = [docker, "compose", "--project-directory", str(ROOT), "config", "--quiet"]
@@ -129,7 +129,7 @@ def test_every_setting_is_one_and_is_usable(monkeypatch: pytest.MonkeyPatch) -> 
         "IAFLOW_SCHEMA" if name == "schema_name" else f"IAFLOW_{name.upper()}"
         for name in Settings.model_fields
     }
-    for name in ("schema", "worker", "flower"):
+    for name in ("schema", "worker", "web", "flower"):
         environment = SERVICES[name]["environment"]
         ours = {key for key in environment if key.startswith("IAFLOW_")}
         assert ours <= known
@@ -162,7 +162,7 @@ def test_redis_drops_nothing_and_keeps_nothing() -> None:
 
 def test_ports_are_open_to_this_machine_alone() -> None:
     published = [port for service in SERVICES.values() for port in service.get("ports", ())]
-    assert published == ["127.0.0.1:5555:5555"]
+    assert published == ["127.0.0.1:8000:8000", "127.0.0.1:5555:5555"]
     assert not any("network_mode" in service for service in SERVICES.values())
 
 
@@ -174,10 +174,11 @@ def test_one_waits_for_another_that_can_be_waited_for() -> None:
             else:
                 assert rule["condition"] == "service_healthy", name
     assert "schema" in SERVICES["worker"]["depends_on"]
+    assert "schema" in SERVICES["web"]["depends_on"]
     assert "postgres" in SERVICES["schema"]["depends_on"]
 
 
-@pytest.mark.parametrize("name", ("schema", "worker", "flower"))
+@pytest.mark.parametrize("name", ("schema", "worker", "web", "flower"))
 def test_a_command_names_a_program_that_is_there(name: str) -> None:
     program, *words = SERVICES[name]["command"]
     assert program == "iaflow"

@@ -184,6 +184,10 @@ def test_a_stack_from_start_to_end(checkout: Checkout) -> None:
     wait_until(
         lambda: run["run_id"] in look(f"{flower}/api/tasks", sign_in), 10, "Flower to see the run"
     )
+    # The web is another door to the same runs.
+    web = checkout.exported()["IAFLOW_PUBLIC_URL"]
+    assert json.loads(look(f"{web}/readyz")) == {"status": "ok"}
+    assert json.loads(look(f"{web}/api/v1/runs/{run['run_id']}"))["status"] == "succeeded"
     steps = checkout.iaflow("show", run["run_id"])["steps"]
     assert all(step["flower"].startswith(f"{flower}/task/") for step in steps)
     # No secret lies open, and none is in a command line that everybody can read.

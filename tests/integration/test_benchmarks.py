@@ -68,6 +68,22 @@ def test_scaling_and_history_are_measured() -> None:
     assert all(one["iaflow"] > 0 and one["peer"] > 0 for one in compared)
 
 
+@pytest.mark.slow
+def test_a_web_process_is_measured_under_load() -> None:
+    load = ("--streams", "12", "--requests", "12", "--seconds", "3")
+    done = run_benchmarks("--json", *load, "web")
+
+    assert done.returncode == 0, done.stderr
+    (compared,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (compared["workload"], compared["reference"]) == ("web", "goal")
+    told = [line for line in done.stderr.splitlines() if line.startswith("web: {")][-1]
+    served = json.loads(told.removeprefix("web: "))
+    assert served["requests"] == 36
+    assert served["refused"] == {}
+    assert set(served["p99_ms_by_kind"]) >= {"start", "run", "steps", "events", "list", "inbox"}
+    assert served["events"] > 0
+
+
 def test_an_unknown_workload_is_refused() -> None:
     done = run_benchmarks("W99")
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import psycopg2
 import pytest
 import redis
+from pydantic import SecretStr
 
 from iaflow.cli.diagnosing import find_all, list_settings
 from iaflow.cli.findings import Finding
@@ -24,6 +25,8 @@ from tests.integration.houses import House, document
 from tests.servers import PostgresServer, RedisServer, wait_until
 from tests.servers.fixtures import StartWorker
 from tests.servers.processes import find_free_port
+
+STRONG = "tq8-9Vw_Zr4nXe2LkM7sBy5DgHj1Pc6u"
 
 
 def look(database_url: str = "sqlite://", **settings: Any) -> dict[str, list[Finding]]:
@@ -236,3 +239,50 @@ def test_a_pooler_between(postgres_url: str, start_pooler: Callable[..., str]) -
     found = look(start_pooler(postgres_url, refuse=True))
     assert verdicts(found, "database") == ["fail"]
     assert "pooler" in found["database"][0].advice
+
+
+# --- the web
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected", "told"),
+    (
+        ({}, ["ok"], "starts with --dev alone"),
+        ({"public_url": "http://127.0.0.1:8000"}, ["fail"], "is not set"),
+        ({"secret_key": ""}, ["ok"], "is not set"),
+        ({"secret_key": STRONG}, ["ok"], "long enough"),
+        ({"secret_key": "short-one"}, ["fail"], "9 bytes"),
+        ({"secret_key": "changeme" * 8}, ["fail"], "can be guessed"),
+        (
+            {"secret_key": STRONG, "public_url": "http://flows.example.org"},
+            ["ok", "fail"],
+            "over https alone",
+        ),
+        (
+            {"secret_key": STRONG, "public_url": "https://flows.example.org"},
+            ["ok", "warn"],
+            "no proxy is trusted",
+        ),
+        (
+            {
+                "secret_key": STRONG,
+                "public_url": "https://flows.example.org",
+                "trusted_proxies": ("10.0.0.0/8",),
+            },
+            ["ok"],
+            "long enough",
+        ),
+        ({"secret_key": STRONG, "trusted_proxies": ("0.0.0.0/0",)}, ["ok", "fail"], "everybody"),
+    ),
+)
+def test_what_the_web_signs_with_and_how_it_is_reached(
+    settings: dict[str, Any], expected: list[str], told: str
+) -> None:
+    if "secret_key" in settings:
+        settings = {**settings, "secret_key": SecretStr(settings["secret_key"])}
+    found = look(**settings)
+    assert verdicts(found, "web") == expected
+    assert told in " ".join(one.message for one in found["web"])
+    shown = str(found) + str(list_settings(Settings().model_copy(update=settings), db=None))
+    assert "changeme" not in shown
+    assert STRONG not in shown

@@ -52,7 +52,7 @@ WORKERS = 2
 CHILDREN = 2
 """Steps that each worker executes at once."""
 
-POSTGRES_PORT, REDIS_PORT, FLOWER_PORT, METRICS_PORT = 5432, 6379, 5555, 9464
+POSTGRES_PORT, REDIS_PORT, WEB_PORT, FLOWER_PORT, METRICS_PORT = 5432, 6379, 8000, 5555, 9464
 DATABASE = "iaflow_stack"
 
 EXAMPLES = "steps,invoice_steps,knowledge_processing.*"
@@ -62,8 +62,8 @@ START_SECONDS = 60.0
 LOOK_SECONDS = 0.2
 GRACE_SECONDS = 5
 """What running steps have to end once the stack is told to; then they go back."""
-LIMITS = {"worker": 9.0, "flower": 3.0, "redis": 3.0, "postgres": 5.0}
-"""After so many seconds of asking, each is killed. Workers and Flower are asked together."""
+LIMITS = {"worker": 9.0, "web": 7.0, "flower": 3.0, "redis": 3.0, "postgres": 5.0}
+"""After so many seconds of asking, each is killed. All but the servers are asked together."""
 QUICK_SECONDS = 10.0
 LONGEST_PAUSE = 10.0
 
@@ -177,8 +177,8 @@ class Stack:
             tell(f"  {service.name} was started again, pid {service.process.pid}")
 
     def end(self) -> None:
-        """End everything: workers and Flower first, then the servers that they need."""
-        for kinds in (("worker", "flower"), ("redis",), ("postgres",)):
+        """End everything: workers, web and Flower first, then the servers that they need."""
+        for kinds in (("worker", "web", "flower"), ("redis",), ("postgres",)):
             ending = [one for one in self.services if one.kind in kinds and one.process]
             families = {
                 one.name: list_descendants(one.process.pid) for one in ending if one.process
@@ -208,7 +208,7 @@ class Stack:
 def main() -> int:
     """Bring everything up, say where it is, and end all of it on Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(
-        prog="./dev stack", description="Postgres, Redis, two workers and Flower, on this machine."
+        prog="./dev stack", description="Postgres, Redis, two workers, the web and Flower, here."
     )
     parser.add_argument("--fresh", action="store_true", help="remove what earlier ones kept first")
     parser.add_argument(
@@ -272,12 +272,13 @@ def bring_up(stack: Stack) -> None:
     passwords = read_passwords(stack.folder / "passwords.json")
     database_url = open_postgres(stack, passwords["postgres"])
     broker_url = open_redis(stack, passwords["redis"])
-    flower_port = choose_port(FLOWER_PORT)
+    flower_port, web_port = choose_port(FLOWER_PORT), choose_port(WEB_PORT)
     stack.environment = {
         "IAFLOW_DATABASE_URL": database_url,
         "IAFLOW_BROKER_URL": broker_url,
         "IAFLOW_STEP_MODULES": os.environ.get("IAFLOW_STEP_MODULES", EXAMPLES),
         "IAFLOW_FLOWER_URL": f"http://127.0.0.1:{flower_port}",
+        "IAFLOW_PUBLIC_URL": f"http://127.0.0.1:{web_port}",
         "PYTHONPATH": os.pathsep.join(
             [str(ROOT / "pipelines"), *filter(None, [os.environ.get("PYTHONPATH")])]
         ),
@@ -286,6 +287,7 @@ def bring_up(stack: Stack) -> None:
         stack.check()
         call_iaflow(stack, words)
     started = [make_worker(stack, number) for number in range(1, WORKERS + 1)]
+    started.append(make_web(stack, web_port))
     started.append(make_flower(stack, flower_port, passwords["flower"]))
     for service in started:
         stack.start(service)
@@ -441,6 +443,21 @@ def make_worker(stack: Stack, number: int) -> Service:
         environment={**os.environ, **stack.environment, **own},
         is_ready=lambda service: " ready." in service.read_log(),
         where=f"http://127.0.0.1:{port}/metrics",
+    )
+
+
+def make_web(stack: Stack, port: int) -> Service:
+    url = f"http://127.0.0.1:{port}"
+    return Service(
+        name="web",
+        kind="web",
+        # Browsers keep the cookie of a sign-in over TLS alone, and here is none.
+        argv=[sys.executable, "-m", "iaflow.cli", "web", "--dev", "--port", str(port)],
+        log=stack.folder / "logs" / "web.log",
+        cwd=ROOT,
+        environment={**os.environ, **stack.environment},
+        is_ready=lambda _: answers_http(f"{url}/readyz"),
+        where=f"{url}/api/v1",
     )
 
 
@@ -629,6 +646,7 @@ def describe(stack: Stack) -> str:
             "iaflow runs here:",
             *listed,
             "",
+            "  The web asks nobody who they are: whoever works on this machine may do everything.",
             f"  Flower asks for a name and a password: they are in {FOLDER.relative_to(ROOT)}/env.sh",
             "  A worker that ends is started again, as is everything else.",
             "",
@@ -636,6 +654,7 @@ def describe(stack: Stack) -> str:
             '  eval "$(./dev stack --env)"',
             "  ./dev run start hello-world-pipeline-v1 --input name=Ada --wait",
             "  ./dev run runs",
+            f"  curl {stack.environment['IAFLOW_PUBLIC_URL']}/api/v1/runs",
             "",
             "Ctrl-C ends all of it. The data stay for the next time.",
         ]

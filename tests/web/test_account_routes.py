@@ -36,8 +36,8 @@ def test_an_account_from_its_making_to_its_end(people: People) -> None:
 @pytest.mark.parametrize(
     ("body", "code"),
     (
-        ({"name": "ä b"}, "account_refused"),
-        ({"name": "-x"}, "account_refused"),
+        ({"name": "ä b"}, "body_refused"),
+        ({"name": "-x"}, "body_refused"),
         ({"name": ""}, "body_refused"),
         ({"name": "x" * 129}, "body_refused"),
         ({"name": "fine", "roles": ["Admin"]}, "body_refused"),

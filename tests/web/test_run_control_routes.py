@@ -47,6 +47,9 @@ def test_a_run_is_cancelled_with_its_reason_and_those_below(web: Web) -> None:
     assert "otto" in error["message"]
     (below,) = web.client.children(run_id)
     web.wait_for(below.run_id, RunStatus.CANCELLED)
+    events = web.user("otto").read(f"/api/v1/runs/{run_id}/events")["items"]
+    assert [event["by"] for event in events if event["by"]] == ["otto"]
+    assert (events[-1]["run"], events[-1]["by"]) == ("cancelled", "otto")
     (kept,) = [one for one in web.audited("run.cancel") if one.target == run_id]
     assert (kept.actor, kept.detail) == ("otto", {"slug": "own-above"})
 
@@ -206,7 +209,7 @@ def test_many_are_cancelled_and_only_those_in_sight(web: Web) -> None:
     assert foreign not in planned
     assert {status(web, run_id) for run_id in mine} == {"waiting"}
 
-    body = {"filter": {"slug": "own-many", **filters}, "reason": "a wrong list", "limit": 2}
+    body = {"filter": {"slug": "own-many", **filters}, "reason": "a wrong list", "limit": 2.0}
     reply = clara.post("/api/v1/runs/bulk/cancel", body)
     assert reply.status_code == 200
     assert reply.json() == {
@@ -252,12 +255,14 @@ def test_many_failed_runs_are_retried_each_by_itself(web: Web) -> None:
     "body",
     (
         {"filter": {"run_ids": []}},
-        {"filter": {"parent_run_id": "0199a000-0000-7000-8000-000000000001"}},
+        {"filter": {"parent_run_id": "019ab3f2-7c1e-7d5a-8f00-3a5d8f6b2c11"}},
         {"run_ids": []},
         {"dry_run": "yes"},
         {"limit": 0},
         {"limit": 1001},
         {"limit": "5"},
+        {"limit": 5.5},
+        {"limit": True},
         {"filter": {"status": "asleep"}},
         {"filter": {"since": 5}},
         {"reason": "x" * 501},

@@ -117,7 +117,7 @@ def end_sessions(caller: Manager, name: Named) -> Response:
 # --- tokens
 
 
-@router.get("/tokens")
+@router.get("/tokens", responses={404: {}})
 def list_tokens(
     caller: SignedIn,
     limit: Limit = 50,

@@ -8,24 +8,27 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path, Request, Response
 
 from iaflow.data.accounts import Permission
 from iaflow.data.filters import ManyRecord
 from iaflow.errors import Conflict
 from iaflow.web.limits import INPUT_BYTES, LimitedRoute, takes
+from iaflow.web.places import find_root
 from iaflow.web.policies import Caller, needs
-from iaflow.web.schemas.base import IdempotencyKey, Named
+from iaflow.web.schemas.base import IdempotencyKey
 from iaflow.web.schemas.runs import (
     CancelBody,
     CancelManyBody,
     ManyReply,
     RerunBody,
     RetryManyBody,
+    RunId,
     RunState,
     SignalBody,
     SignalledStep,
     SignalReply,
+    StepId,
     place_of,
 )
 
@@ -75,7 +78,7 @@ def retry_many(caller: Controller, body: RetryManyBody) -> ManyReply:
 
 
 @router.post("/{run_id}/cancel")
-def cancel_run(caller: Controller, run_id: Named, body: CancelBody) -> RunState:
+def cancel_run(caller: Controller, run_id: RunId, body: CancelBody) -> RunState:
     """Cancel a run, and the runs below it. One that has ended is a conflict."""
     run = caller.client.run(run_id, sight=caller.sight)
     settled = caller.client.cancel(run.run_id, reason=body.reason, by=caller.me.name)
@@ -86,7 +89,7 @@ def cancel_run(caller: Controller, run_id: Named, body: CancelBody) -> RunState:
 
 
 @router.post("/{run_id}/steps/{step_id}/cancel")
-def cancel_step(caller: Controller, run_id: Named, step_id: Named, body: CancelBody) -> RunState:
+def cancel_step(caller: Controller, run_id: RunId, step_id: StepId, body: CancelBody) -> RunState:
     """Cancel a step of a run; what follows is as its transitions say. An ended one: conflict."""
     run = caller.client.run(run_id, sight=caller.sight)
     settled = caller.client.cancel(
@@ -100,7 +103,7 @@ def cancel_step(caller: Controller, run_id: Named, step_id: Named, body: CancelB
 
 
 @router.post("/{run_id}/retry")
-def retry_run(caller: Controller, run_id: Named) -> RunState:
+def retry_run(caller: Controller, run_id: RunId) -> RunState:
     """Reopen a failed run: what did not succeed goes on. Any other is a conflict."""
     run = caller.client.run(run_id, sight=caller.sight)
     caller.client.retry(run.run_id, by=caller.me.name)
@@ -111,13 +114,18 @@ def retry_run(caller: Controller, run_id: Named) -> RunState:
 @router.post("/{run_id}/steps/{step_id}/rerun", status_code=201)
 @takes(INPUT_BYTES)
 def rerun_from_step(
-    caller: Controller, response: Response, run_id: Named, step_id: Named, body: RerunBody
+    caller: Controller,
+    request: Request,
+    response: Response,
+    run_id: RunId,
+    step_id: StepId,
+    body: RerunBody,
 ) -> RunState:
     """Make a new run from a step on, with the recorded outputs of what comes before it."""
     run = caller.client.run(run_id, sight=caller.sight)
     again = caller.client.rerun(run.run_id, step_id, inputs=body.inputs, started_by=caller.me.name)
     caller.record("run.rerun", again.run_id, {"of": run.run_id, "step": step_id})
-    response.headers["Location"] = f"/api/v1/runs/{again.run_id}"
+    response.headers["Location"] = f"{find_root(request)}/api/v1/runs/{again.run_id}"
     return RunState.of(caller.client.run(again.run_id))
 
 
@@ -125,7 +133,7 @@ def rerun_from_step(
 @takes(INPUT_BYTES)
 def send_signal(
     caller: Sender,
-    run_id: Named,
+    run_id: RunId,
     name: SignalName,
     body: SignalBody,
     idempotency_key: IdempotencyKey = None,

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from iaflow.data.accounts import Permission
 from iaflow.data.filters import RunFilter
 from iaflow.data.records import RunRecord
 from iaflow.data.status import RunStatus
+from iaflow.errors import Conflict
 from iaflow.web.cursors import cut_page, read_cursor
 from iaflow.web.limits import INPUT_BYTES, LimitedRoute, takes
+from iaflow.web.places import find_root
 from iaflow.web.policies import Caller, needs
-from iaflow.web.schemas.base import Cursor, IdempotencyKey, Instant, Limit, Named, Page
+from iaflow.web.schemas.base import Cursor, IdempotencyKey, Instant, Limit, Page
 from iaflow.web.schemas.runs import (
+    PipelineSlug,
     Run,
+    RunId,
     RunLine,
     RunState,
     StartBody,
@@ -46,8 +50,9 @@ NO_PARENT = "none"
 @takes(INPUT_BYTES)
 def start_run(
     caller: Starter,
+    request: Request,
     response: Response,
-    slug: Named,
+    slug: PipelineSlug,
     body: StartBody,
     idempotency_key: IdempotencyKey = None,
 ) -> RunState:
@@ -58,16 +63,21 @@ def start_run(
     it is answered with 200 and the run that is there. The key with another pipeline or input is
     a conflict.
     """
-    caller.client.pipeline(slug, sight=caller.sight)
     name = caller.me.name
     # A key is its user's own: it neither meets nor tells of those of others.
     key = None if idempotency_key is None else f"web:{name}:{idempotency_key}"
-    started = caller.client.start(slug, body.input, key=key, started_by=name)
+    try:
+        started = caller.client.start(
+            slug, body.input, key=key, started_by=name, sight=caller.sight
+        )
+    except Conflict as error:
+        # In the words of who sent it.
+        raise Conflict(str(error).replace(repr(key), repr(idempotency_key))) from None
     if started.is_new:
         caller.record("run.start", started.run_id, {"slug": slug})
     else:
         response.status_code = 200
-    response.headers["Location"] = f"/api/v1/runs/{started.run_id}"
+    response.headers["Location"] = f"{find_root(request)}/api/v1/runs/{started.run_id}"
     return RunState.of(caller.client.run(started.run_id))
 
 
@@ -107,7 +117,7 @@ def list_runs(
 
 
 @router.get("/runs/{run_id}")
-def show_run(caller: Reader, run_id: Named) -> Run:
+def show_run(caller: Reader, run_id: RunId) -> Run:
     """Show a run as it stands."""
     run = caller.client.run(run_id, sight=caller.sight)
     return Run.with_all(
@@ -120,7 +130,7 @@ def show_run(caller: Reader, run_id: Named) -> Run:
 
 @router.get("/runs/{run_id}/children")
 def list_children(
-    caller: Reader, run_id: Named, limit: Limit = 50, cursor: Cursor = None
+    caller: Reader, run_id: RunId, limit: Limit = 50, cursor: Cursor = None
 ) -> Page[RunLine]:
     """List the runs in sight that steps of this run have started, the newest first."""
     run = caller.client.run(run_id, sight=caller.sight)

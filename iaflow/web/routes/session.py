@@ -28,7 +28,7 @@ FORGET = '"cache", "cookies", "storage"'
 """What a browser forgets of us at sign-out."""
 
 
-@router.post("/session", status_code=201)
+@router.post("/session", status_code=201, responses={401: {}})
 def sign_in(caller: Anybody, body: SignIn, request: Request, response: Response) -> Me:
     """
     Sign in: the session comes as a cookie, and its `csrf_token` goes with every change.
@@ -112,7 +112,7 @@ def change_password(
     return Me.from_principal(signed.principal, csrf_token=signed.csrf_token, session=signed.session)
 
 
-@router.post("/setup")
+@router.post("/setup", responses={404: {}})
 def use_setup_token(caller: Anybody, body: Setup) -> User:
     """Set a first password, or one in the place of a forgotten one, by a one-time token."""
     user = caller.sessions.accounts.use_setup(body.token, body.password, caller=caller.signature)

@@ -19,7 +19,8 @@ from iaflow.web.cursors import cut_page, read_cursor, write_cursor
 from iaflow.web.limits import LimitedRoute
 from iaflow.web.policies import Caller, needs
 from iaflow.web.problems import Refused
-from iaflow.web.schemas.base import Cursor, Limit, Named, Page
+from iaflow.web.schemas.base import Cursor, Limit, Page
+from iaflow.web.schemas.runs import RunId, StepId
 from iaflow.web.schemas.steps import Decision, Event, Explained, Step, StepLine, Why
 
 __all__ = ["router"]
@@ -35,7 +36,7 @@ MOST_SEQ = 2**53 - 1
 
 @router.get("/steps")
 def list_steps(
-    caller: Reader, run_id: Named, limit: Limit = 200, cursor: Cursor = None
+    caller: Reader, run_id: RunId, limit: Limit = 200, cursor: Cursor = None
 ) -> Page[StepLine]:
     """
     List the steps of a run in the order of its definition, without data.
@@ -59,8 +60,8 @@ def list_steps(
 @router.get("/steps/{step_id}")
 def show_step(
     caller: Reader,
-    run_id: Named,
-    step_id: Named,
+    run_id: RunId,
+    step_id: StepId,
     index: Annotated[
         int | None, Query(ge=0, le=MOST_INDEX, description="An item of the step, from 0.")
     ] = None,
@@ -83,8 +84,8 @@ def show_step(
 @router.get("/steps/{step_id}/items")
 def list_items(
     caller: Reader,
-    run_id: Named,
-    step_id: Named,
+    run_id: RunId,
+    step_id: StepId,
     status: Annotated[StepStatus | None, Query(description="Only items in this status.")] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
@@ -98,7 +99,7 @@ def list_items(
 
 
 @router.get("/steps/{step_id}/why")
-def explain_step(caller: Reader, run_id: Named, step_id: Named) -> Why:
+def explain_step(caller: Reader, run_id: RunId, step_id: StepId) -> Why:
     """Tell why a step ran or did not, from the decisions before it, back to the first cause."""
     run = caller.client.run(run_id, sight=caller.sight)
     _require_step(caller, run, step_id)
@@ -120,7 +121,7 @@ def explain_step(caller: Reader, run_id: Named, step_id: Named) -> Why:
 @router.get("/events")
 def list_events(
     caller: Reader,
-    run_id: Named,
+    run_id: RunId,
     after: Annotated[
         int, Query(ge=0, le=MOST_SEQ, description="Only events behind this number.")
     ] = 0,
@@ -138,7 +139,7 @@ def list_events(
 @router.get("/decisions")
 def list_decisions(
     caller: Reader,
-    run_id: Named,
+    run_id: RunId,
     step_id: Annotated[
         str | None, Query(max_length=200, description="Only on transitions into this step.")
     ] = None,

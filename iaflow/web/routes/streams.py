@@ -26,7 +26,7 @@ from iaflow.web.event_stream import HEARTBEAT, EventStream, write_event
 from iaflow.web.limits import LimitedRoute
 from iaflow.web.policies import Caller, needs
 from iaflow.web.routes.steps import MOST_SEQ
-from iaflow.web.schemas.base import Named
+from iaflow.web.schemas.runs import RunId
 from iaflow.web.schemas.steps import Event
 from iaflow.web.schemas.streams import (
     INBOX_EXAMPLE,
@@ -50,11 +50,13 @@ QUESTIONS: Final = 200
 """The most questions that one event of the inbox names; the list has all."""
 
 
-@router.get("/runs/{run_id}/stream", response_class=EventStream, responses=RUN_EXAMPLE)
+@router.get(
+    "/runs/{run_id}/stream", status_code=200, response_class=EventStream, responses=RUN_EXAMPLE
+)
 async def stream_run(
     caller: Reader,
     request: Request,
-    run_id: Named,
+    run_id: RunId,
     after: Annotated[
         int, Query(ge=0, le=MOST_SEQ, description="Only changes behind this number.")
     ] = 0,
@@ -85,7 +87,7 @@ async def stream_run(
     return EventStream(_tell(caller, request, run.run_id, story), on_end=leave)
 
 
-@router.get("/inbox/stream", response_class=EventStream, responses=INBOX_EXAMPLE)
+@router.get("/inbox/stream", status_code=200, response_class=EventStream, responses=INBOX_EXAMPLE)
 async def stream_inbox(
     caller: Answerer,
     request: Request,
@@ -244,6 +246,7 @@ class _RunStory:
             self._has_begun = True
             yield self._tell_status("run")
         tracker, client = self._caller.parts.tracker, self._caller.client
+        begin = self._after
         while True:
             question = ("events", self._run_id, self._after)
             page = await tracker.ask(question, partial(_read_events, client, *question[1:]))
@@ -260,6 +263,11 @@ class _RunStory:
         if self._status in END_OF_RUN and self._after >= self._seq:
             self.is_over = True
             yield self._tell_status("end")
+        elif self._after == begin:
+            # Woken by something, and not by an event: it may be gone.
+            look = partial(client.watch, [self._run_id])
+            if not await tracker.ask(("watch", self._run_id), look):
+                raise NotFound(f"there is no run {self._run_id}")
 
     def _tell_status(self, kind: str) -> bytes:
         told = RunAt(run_id=self._run_id, status=self._status, seq=self._seq)

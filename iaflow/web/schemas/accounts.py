@@ -5,9 +5,9 @@ Decides which fields there are; never shows a hash, and a secret only in the rep
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, StrictBool, StrictInt
+from pydantic import Field, StrictBool
 
 from iaflow.data.accounts import (
     AuditRecord,
@@ -17,10 +17,11 @@ from iaflow.data.accounts import (
     TokenRecord,
     UserRecord,
 )
-from iaflow.web.schemas.base import Body, Instant, Object, Reply
+from iaflow.web.schemas.base import Body, Instant, Object, Reply, Whole
 
 __all__ = [
     "AuditEvent",
+    "NAME_PATTERN",
     "MadeToken",
     "Me",
     "NewPassword",
@@ -35,11 +36,12 @@ __all__ = [
     "UserChange",
 ]
 
+NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}$"
+
 Name = Annotated[
     str,
     Field(
-        min_length=1,
-        max_length=128,
+        pattern=NAME_PATTERN,
         description="Unique, whatever the case of its letters; a mail address is one.",
         examples=["ann@example.org"],
     ),
@@ -210,7 +212,7 @@ class NewToken(Body):
         description="What it may; beyond what its user may they have no effect.",
         examples=[["runs:start", "runs:read"]],
     )
-    days: StrictInt = Field(default=90, ge=1, le=365, description="Until it ends.")
+    days: Whole = Field(default=90, ge=1, le=365, description="Until it ends.")
 
 
 class Token(Reply):

@@ -25,6 +25,8 @@ __all__ = [
     "Object",
     "Page",
     "Reply",
+    "Whole",
+    "as_name",
 ]
 
 T = TypeVar("T")
@@ -65,14 +67,15 @@ Cursor = Annotated[
 ]
 
 
-def _as_name(text: str) -> str:
+def as_name(text: str) -> str:
+    """Return what a path names; what can be no name of anything is not there: NotFound."""
     if "\x00" in text or len(text) > 400:
         # No name of anything has it, and no database would take it.
         raise NotFound("there is nothing of that name")
     return text
 
 
-Named = Annotated[str, Path(min_length=1), AfterValidator(_as_name)]
+Named = Annotated[str, Path(min_length=1), AfterValidator(as_name)]
 """What a path names; whatever is not there is 404, however it is spelt."""
 
 
@@ -83,7 +86,7 @@ def _only_text(value: object) -> object:
     # Digits alone would be read as seconds.
     if isinstance(value, datetime) or (isinstance(value, str) and _DATE.match(value)):
         return value
-    raise ValueError("an instant is text, such as 2026-03-08T07:00:00Z")
+    raise ValueError("an instant is text with an offset, such as 2026-03-08T07:00:00Z")
 
 
 def _in_utc(value: datetime) -> datetime:
@@ -102,6 +105,15 @@ Instant = Annotated[
         examples=["2026-03-08T07:00:00Z"],
     ),
 ]
+
+
+def _read_whole(value: object) -> object:
+    # In JSON 5.0 is a whole number; "5" and true are none.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, Field(strict=True), BeforeValidator(_read_whole)]
+"""A whole number in a body, however JSON spells it."""
 
 Object = dict[str, Any]
 """A JSON object of the user's: its keys are not ours."""

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import Field, StrictInt
+from pydantic import ConfigDict, Field
 
 from iaflow.data.accounts import LinkRecord
 from iaflow.data.records import PauseRecord
 from iaflow.data.status import PauseStatus
-from iaflow.web.schemas.base import Body, Instant, Object, Reply
+from iaflow.web.schemas.accounts import NAME_PATTERN
+from iaflow.web.schemas.base import Body, Instant, Object, Reply, Whole
 
-__all__ = ["AnswerBody", "Assignees", "Link", "LinkBody", "MadeLink", "Question"]
+__all__ = ["AnswerBody", "Assignees", "Link", "LinkBody", "MadeLink", "NewAssignees", "Question"]
 
 Word = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -41,12 +42,24 @@ class Assignees(Body):
     roles: list[Word] = Field(default_factory=list, max_length=200, examples=[["finance"]])
 
 
+class NewAssignees(Assignees):
+    """Who is asked from now on: somebody."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": [kind], "properties": {kind: {"minItems": 1}}}
+                for kind in ("users", "roles")
+            ]
+        }
+    )
+
+
 class LinkBody(Body):
     """A one-time link for a person who need not sign in."""
 
     person: str = Field(
-        min_length=1,
-        max_length=128,
+        pattern=NAME_PATTERN,
         description="In whose name it answers: a user's, or a mail address.",
         examples=["ann@example.org"],
     )
@@ -56,7 +69,7 @@ class LinkBody(Body):
         "the form.",
         examples=[{"decision": "approve"}],
     )
-    expires_in: StrictInt = Field(
+    expires_in: Whole = Field(
         default=7 * 24 * 3600,
         ge=60,
         le=7 * 24 * 3600,

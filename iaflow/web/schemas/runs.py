@@ -6,33 +6,53 @@ their own; never which run is seen. Used by the routes of runs.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StrictBool, StrictInt
+from fastapi import Path
+from pydantic import AfterValidator, Field, StrictBool
 
 from iaflow.data.filters import ManyOutcome, ManyRecord, RunFilter
 from iaflow.data.records import NO_INDEX, PauseRecord, RunRecord
 from iaflow.data.status import END_OF_RUN, RunStatus
-from iaflow.web.schemas.base import Body, Instant, Object, Reply
+from iaflow.web.schemas.base import Body, Instant, Object, Reply, Whole, as_name
 
 __all__ = [
     "BulkFilter",
     "CancelBody",
     "CancelManyBody",
     "ManyReply",
+    "PipelineSlug",
     "RerunBody",
     "RetryManyBody",
     "Run",
+    "RunId",
     "RunLine",
     "RunState",
     "SignalBody",
     "SignalReply",
     "StartBody",
+    "StepId",
     "Waiting",
     "place_of",
 ]
 
 RUN_ID = "019ab3f2-7c1e-7d5a-8f00-3a5d8f6b2c11"
+RunId = Annotated[
+    str,
+    Path(min_length=1, description="The id of a run.", examples=[RUN_ID]),
+    AfterValidator(as_name),
+]
+StepId = Annotated[
+    str,
+    Path(min_length=1, description="A step of the run's definition.", examples=["fetch"]),
+    AfterValidator(as_name),
+]
+PipelineSlug = Annotated[
+    str,
+    Path(min_length=1, description="An imported pipeline.", examples=["invoice-approval-v1"]),
+    AfterValidator(as_name),
+]
+
 NEEDS_PAYLOADS = "Null without the permission `payloads:read`."
 
 
@@ -298,7 +318,7 @@ class RetryManyBody(Body):
 
     filter: BulkFilter = Field(default_factory=BulkFilter)
     dry_run: StrictBool = Field(default=False, description="Only tell what would be done.")
-    limit: StrictInt = Field(
+    limit: Whole = Field(
         default=100, ge=1, le=1000, description="At most so many runs, the newest first."
     )
 

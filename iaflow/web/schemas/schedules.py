@@ -7,17 +7,32 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, StrictInt, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from iaflow.data.schedules import FireRecord, ScheduleRecord
 from iaflow.data.status import FireStatus, Misfire
-from iaflow.web.schemas.base import Body, Instant, Object, Reply
+from iaflow.web.schemas.base import Body, Instant, Object, Reply, Whole
 
 __all__ = ["Fire", "Fired", "Instants", "Schedule", "ScheduleBody"]
 
 
 class ScheduleBody(Body):
     """A schedule: what it starts, and when; `cron` or `interval_seconds`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {
+                    "required": [given],
+                    "properties": {given: {"type": kind}, other: {"type": "null"}},
+                }
+                for given, kind, other in (
+                    ("cron", "string", "interval_seconds"),
+                    ("interval_seconds", "integer", "cron"),
+                )
+            ]
+        }
+    )
 
     slug: str = Field(
         min_length=1, max_length=200, description="An imported pipeline.", examples=["nightly-v1"]
@@ -26,7 +41,7 @@ class ScheduleBody(Body):
     cron: str | None = Field(
         default=None, max_length=500, description="Five fields, or @daily.", examples=["30 2 * * *"]
     )
-    interval_seconds: StrictInt | None = Field(
+    interval_seconds: Whole | None = Field(
         default=None, ge=1, le=366 * 24 * 3600, description="In the place of `cron`."
     )
     zone: str = Field(default="UTC", max_length=100, description="The IANA zone of `cron`.")

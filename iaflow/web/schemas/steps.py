@@ -154,6 +154,9 @@ class Event(Reply):
     run: RunStatus = Field(description="The run's status from then on.")
     steps: list[StepMoved]
     transitions: list[TransitionDecided]
+    by: str | None = Field(
+        description="Who asked for it, where somebody did.", examples=[None, "maria"]
+    )
 
     @classmethod
     def of(cls, event: EventRecord) -> Self:
@@ -171,6 +174,7 @@ class Event(Reply):
                 TransitionDecided(transition=routed[0], taken=routed[1])
                 for routed in changes["transitions"]
             ],
+            by=changes.get("by"),
         )
 
 
