@@ -261,9 +261,7 @@ class SessionManager:
 
     # -- while it goes on
 
-    def find(
-        self, token: str, *, is_use: bool = True
-    ) -> tuple[SessionRecord, Principal] | None:
+    def find(self, token: str, *, is_use: bool = True) -> tuple[SessionRecord, Principal] | None:
         """
         Return the session of a token that goes on, and whose it is; None: there is none.
 

@@ -168,9 +168,7 @@ class Run(RunLine):
         """Return all that is told of a run."""
         return cls(
             **_describe(run, payloads=payloads),
-            version=Version(
-                content_hash=run.content_hash, number=version[0], version=version[1]
-            ),
+            version=Version(content_hash=run.content_hash, number=version[0], version=version[1]),
             counters=Counters(
                 live=run.live,
                 waiting=run.paused,
