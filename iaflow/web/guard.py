@@ -83,6 +83,7 @@ class Guard:
             if has_begun:
                 raise
             reply = describe_error(error).as_response(request_id)
+            reply.headers["X-Request-Id"] = request_id
             await reply(scope, receive, send_guarded)
 
 

@@ -104,10 +104,13 @@ class ProblemReply:
 
     def as_response(self, request_id: str) -> Response:
         """Return the reply itself."""
+        headers = dict(self.headers)
+        if self.code == "not_signed_in":
+            headers.setdefault("WWW-Authenticate", "Bearer")
         return Response(
             json.dumps(self.as_json(request_id), ensure_ascii=False),
             status_code=self.status,
-            headers=dict(self.headers),
+            headers=headers,
             media_type=MEDIA_TYPE,
         )
 

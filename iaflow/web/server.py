@@ -34,7 +34,7 @@ SLOW_SECONDS: Final = 30.0
 MOST_HEAD_BYTES: Final = 32 * 1024
 MOST_CONNECTIONS: Final = 2_000
 
-MOST_UNREAD: Final = 1024 * 1024
+MOST_UNREAD: Final = 16 * 1024 * 1024
 """So much more of a refused body is taken and thrown away, for a client that reads its reply last."""
 
 BACKLOG: Final = 2_048
