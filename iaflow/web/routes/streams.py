@@ -42,7 +42,7 @@ QUESTIONS: Final = 200
 """The most questions that one event of the inbox names; the list has all."""
 
 
-@router.get("/runs/{run_id}/stream", response_class=EventStream)
+@router.get("/runs/{run_id}/stream", status_code=200, response_class=EventStream)
 async def stream_run(
     caller: Reader,
     request: Request,
@@ -77,7 +77,7 @@ async def stream_run(
     return EventStream(_tell(caller, request, run.run_id, story), on_end=leave)
 
 
-@router.get("/inbox/stream", response_class=EventStream)
+@router.get("/inbox/stream", status_code=200, response_class=EventStream)
 async def stream_inbox(
     caller: Answerer,
     request: Request,
