@@ -89,7 +89,9 @@ ORIGINS: Final[Mapping[str, Change]] = {
         "Sec-Fetch-Site": "cross-site",
         "Content-Type": "text/plain",
     },
-    "a foreign origin, and a host that follows it": with_(Origin=EVIL, X_Forwarded_Host="evil.example"),
+    "a foreign origin, and a host that follows it": with_(
+        Origin=EVIL, X_Forwarded_Host="evil.example"
+    ),
 }
 
 
@@ -247,9 +249,7 @@ def _ask_in_development(world: World, http: httpx2.Client) -> None:
                 sent: dict[str, Any] = {"json": asked.body} if asked.body is not None else {}
                 if asked.form is not None:
                     sent = {"data": dict(asked.form)}
-                reply = http.request(
-                    method, path.format(**asked.path), headers=headers, **sent
-                )
+                reply = http.request(method, path.format(**asked.path), headers=headers, **sent)
                 assert reply.status_code == 403, (route, headers, reply.text)
                 count += 1
     assert http.get("/api/v1/runs", headers={"Host": "evil.example"}).status_code == 403

@@ -27,7 +27,7 @@ from iaflow.web.routes.pipelines import DRAWING_POLICY
 from tests.security.recipes import RECIPES, ask
 from tests.security.wire import Wire, write_request
 from tests.security.world import World
-from tests.web.webs import PASSWORD, Visitor
+from tests.web.webs import Visitor
 
 V1 = "/api/v1"
 COOKIE_ROUTES: Final = {f"POST {V1}/session", f"DELETE {V1}/session", f"PUT {V1}/password"}
@@ -310,11 +310,6 @@ def settle(gathered: Gathered, *wanted: int) -> None:
     assert len(RULES) >= 18
 
 
-def each_route(world: World) -> Iterator[tuple[str, Any]]:
-    for route, recipe in RECIPES.items():
-        yield route, recipe
-
-
 def test_replies_to_everybody(world: World, gathered: Gathered) -> None:
     """Every route: done, without credentials, without permission, of what is nowhere."""
     admin, weak = world.person("admin-of-all"), world.person("finance")
@@ -394,7 +389,8 @@ def test_replies_to_bodies(world: World, gathered: Gathered, monkeypatch: Any) -
             assert gathered.add(route, why, reply) == status, (route, why, reply.text)
         lines = [f"{name}: {value}" for name, value in base.items()]
         with Wire(_port(world)) as wire:
-            wire.say(write_request(method, path, *lines, length="5"))
+            host = f"127.0.0.1:{_port(world)}"
+            wire.say(write_request(method, path, *lines, length="5", host=host))
             [late] = wire.hear(replies=1).replies
         headers_ = list(late.headers.items())
         gathered.seen.append(Seen(route, "late", late.status, headers_, late.body))
@@ -454,9 +450,7 @@ def test_replies_to_faults(world: World, gathered: Gathered, monkeypatch: Any) -
     settle(gathered, 500, 503)
 
 
-def test_replies_of_the_server_itself(
-    world: World, gathered: Gathered, monkeypatch: Any
-) -> None:
+def test_replies_of_the_server_itself(world: World, gathered: Gathered, monkeypatch: Any) -> None:
     """What is no HTTP, and one connection more than there may be, never reach the app."""
 
     def hear(why: str, sent: bytes) -> None:
@@ -486,7 +480,12 @@ def test_the_pages_of_links(world: World, gathered: Gathered) -> None:
             forms: list[Mapping[str, str] | None] = [asked.form]
             if asked.form is not None:
                 # Not the page's token; an answer that does not fit; the answer; once more.
-                forms = [{}, {"form_token": asked.form["form_token"]}, asked.form, asked.form]
+                forms = [
+                    {"form_token": ""},
+                    {"form_token": asked.form["form_token"]},
+                    asked.form,
+                    asked.form,
+                ]
             for form in forms:
                 more: dict[str, Any] = {"data": dict(form)} if form is not None else {}
                 reply = world.http.request(method, path, headers=html, **more)

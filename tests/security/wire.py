@@ -166,9 +166,10 @@ def write_request(
     body: bytes = b"",
     json_body: bool = True,
     length: str | None = "",
+    host: str = "127.0.0.1",
 ) -> bytes:
     """Return a request; `length` is the Content-Length, by default the true one, None: none."""
-    lines = [f"{method} {target} HTTP/1.1", "Host: 127.0.0.1", *headers]
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", *headers]
     if json_body and not any(line.lower().startswith("content-type") for line in headers):
         lines.append("Content-Type: application/json")
     if length is not None:
