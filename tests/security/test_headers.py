@@ -10,7 +10,7 @@ import json
 import re
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -293,8 +293,8 @@ def _holds(holds: Rule, seen: Seen) -> bool:
 
 
 @pytest.fixture(scope="module")
-def gathered(world: World) -> Iterator[Gathered]:
-    yield Gathered()
+def gathered(world: World) -> Gathered:
+    return Gathered()
 
 
 def settle(gathered: Gathered, *wanted: int) -> None:
