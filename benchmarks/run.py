@@ -1,4 +1,4 @@
-"""``python -m benchmarks [--json] [--rounds N] [--events] [W1 W2 W3 W4 scaling history web]``.
+"""``python -m benchmarks [--json] [--rounds N] [--events] [W1 W2 W3 W4 scaling history lists web]``.
 
 Decides what is printed; never what is measured. Called from a shell and by the smoke test.
 """
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
+from benchmarks.lists import MOST_MILLISECONDS, measure_lists
 from benchmarks.serving import Load
 from benchmarks.workloads import (
     Comparison,
@@ -28,7 +29,7 @@ from tests.servers import ServerRoom
 __all__ = ["main"]
 
 ON_WORKERS = ("W1", "W2", "W3")
-ALL = (*ON_WORKERS, "W4", "scaling", "history", "web")
+ALL = (*ON_WORKERS, "W4", "scaling", "history", "lists", "web")
 PACKAGES = ("celery", "kombu", "redis", "psycopg2-binary", "SQLAlchemy")
 
 
@@ -40,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     room = ServerRoom()
     try:
         compared, counted = measure(room, asked, sizes)
+        listed: dict[str, float] = {}
+        if "lists" in asked.workloads:
+            listed = measure_lists(room, runs=asked.history, rounds=asked.rounds)
     finally:
         room.close()
     if asked.json:
@@ -47,9 +51,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(json.dumps(describe(one)))
         if counted:
             print(json.dumps({"workload": "per-step", **counted}))
+        for name, spent in listed.items():
+            figures = {"milliseconds": round(spent, 2), "bar": MOST_MILLISECONDS}
+            print(json.dumps({"workload": "lists", "query": name, **figures}))
     else:
-        print_table(compared, counted)
-    return int(asked.check and any(one.passes is False for one in compared))
+        if compared or counted:
+            print_table(compared, counted)
+        for name, spent in listed.items():
+            print(f"{name:36} {spent:8.2f} ms")
+    is_slow = any(spent > MOST_MILLISECONDS for spent in listed.values())
+    return int(asked.check and (is_slow or any(one.passes is False for one in compared)))
 
 
 def measure(

@@ -11,6 +11,8 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from iaflow.client import Client
 from iaflow.concurrency import run_blocking
+from iaflow.data.accounts import Asked
+from iaflow.data.filters import EVERY_RUN, RunFilter
 from iaflow.data.records import PauseRecord, RunRecord, StepRecord
 from iaflow.pipeline.engine import Settled, Started
 from iaflow.settings import Settings
@@ -83,13 +85,32 @@ class AsyncClient:
         """Return a run; see `Client.run`."""
         return await self._call(Client.run, run_id)
 
+    async def runs(
+        self, wanted: RunFilter = EVERY_RUN, *, before: str | None = None, limit: int = 50
+    ) -> list[RunRecord]:
+        """Return runs, the newest first; see `Client.runs`."""
+        return await self._call(Client.runs, wanted, before=before, limit=limit)
+
     async def steps(self, run_id: str) -> list[StepRecord]:
         """Return the steps of a run; see `Client.steps`."""
         return await self._call(Client.steps, run_id)
 
-    async def inbox(self, run_id: str | None = None) -> list[PauseRecord]:
+    async def inbox(
+        self,
+        run_id: str | None = None,
+        *,
+        asked: Asked | None = None,
+        after: str | None = None,
+        limit: int = 200,
+    ) -> list[PauseRecord]:
         """Return the open questions; see `Client.inbox`."""
-        return await self._call(Client.inbox, run_id)
+        return await self._call(Client.inbox, run_id, asked=asked, after=after, limit=limit)
+
+    async def reassign(
+        self, pause_id: str, assignees: Mapping[str, Any], *, by: str, asked: Asked | None = None
+    ) -> PauseRecord:
+        """Ask others; see `Client.reassign`."""
+        return await self._call(Client.reassign, pause_id, assignees, by=by, asked=asked)
 
     async def answer(
         self,
@@ -101,6 +122,7 @@ class AsyncClient:
         is_admin: bool = False,
         key: str | None = None,
         digest: str | None = None,
+        asked: Asked | None = None,
     ) -> PauseRecord:
         """Accept an answer; see `Client.answer`."""
         return await self._call(
@@ -112,6 +134,7 @@ class AsyncClient:
             is_admin=is_admin,
             key=key,
             digest=digest,
+            asked=asked,
         )
 
     async def signal(
@@ -126,13 +149,15 @@ class AsyncClient:
         """Give a signal to a run; see `Client.signal`."""
         return await self._call(Client.signal, run_id, name, payload, sent_by=sent_by, key=key)
 
-    async def cancel(self, run_id: str, *, step_id: str | None = None, reason: str = "") -> Settled:
+    async def cancel(
+        self, run_id: str, *, step_id: str | None = None, reason: str = "", by: str | None = None
+    ) -> Settled:
         """Cancel a run, or one step of it; see `Client.cancel`."""
-        return await self._call(Client.cancel, run_id, step_id=step_id, reason=reason)
+        return await self._call(Client.cancel, run_id, step_id=step_id, reason=reason, by=by)
 
-    async def retry(self, run_id: str) -> Settled:
+    async def retry(self, run_id: str, *, by: str | None = None) -> Settled:
         """Reopen a failed run; see `Client.retry`."""
-        return await self._call(Client.retry, run_id)
+        return await self._call(Client.retry, run_id, by=by)
 
     async def rerun(
         self,

@@ -19,6 +19,7 @@ from iaflow.data.schedules import FireRecord, ScheduleRecord
 from iaflow.data.status import Misfire
 from iaflow.errors import InputRefused, NotFound, Problem, ScheduleRefused
 from iaflow.pipeline.check import merge_parameters
+from iaflow.pipeline.core import is_storable
 from iaflow.pipeline.engine import Engine, Started
 from iaflow.pipeline.firing import parameters_of, timetable_of
 from iaflow.pipeline.schedules import read_timetable
@@ -191,7 +192,7 @@ class Schedules:
 
     def _check_input(self, record: ScheduleRecord, now: datetime, sight: Sight) -> None:
         pipeline = None
-        if "\0" not in record.slug:
+        if is_storable(record.slug):
             pipeline = self._engine.pipelines.find(record.slug, sight)
         if pipeline is None:
             raise NotFound(f"there is no pipeline {record.slug!r}: import it first")

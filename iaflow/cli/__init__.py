@@ -13,13 +13,14 @@ from typing import Any, Final
 import rich_click as click
 from click.exceptions import Exit
 
-from iaflow.cli.definitions import graph, import_, pipelines, schema, validate
+from iaflow.cli.definitions import graph, import_, schema, validate
 from iaflow.cli.driving import Interrupted
 from iaflow.cli.exits import MEANINGS, ExitCode, code_of_error
 from iaflow.cli.flower import flower
 from iaflow.cli.going_on import rerun, retry, signal
 from iaflow.cli.operating import db, doctor, metrics, worker
-from iaflow.cli.people import answer, inbox
+from iaflow.cli.people import answer, inbox, reassign
+from iaflow.cli.pipelines import pipelines
 from iaflow.cli.reading import runs, why
 from iaflow.cli.running import cancel, resume, run, start
 from iaflow.cli.schedules import schedules
@@ -77,7 +78,7 @@ click.rich_click.COMMAND_GROUPS = {
             "commands": ["run", "start", "resume", "retry", "rerun", "cancel", "schedules"],
         },
         {"name": "Look", "commands": ["runs", "show", "why", "graph"]},
-        {"name": "People", "commands": ["inbox", "answer", "signal"]},
+        {"name": "People", "commands": ["inbox", "answer", "reassign", "signal"]},
         {
             "name": "Definitions",
             "commands": ["validate", "simulate", "schema", "import", "pipelines"],
@@ -113,6 +114,7 @@ for _command in (
     why,
     inbox,
     answer,
+    reassign,
     signal,
     cancel,
     resume,

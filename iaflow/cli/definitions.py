@@ -1,4 +1,4 @@
-"""Commands about definitions: `validate`, `import`, `pipelines`, `graph`, `schema`.
+"""Commands about definitions: `validate`, `import`, `graph`, `schema`.
 
 Decides how findings and drawings are shown; never judges a document. Called through `main`.
 """
@@ -16,7 +16,7 @@ from iaflow.cli.exits import ExitCode
 from iaflow.cli.inputs import db_option, json_option
 from iaflow.cli.opening import open_app, read_settings
 from iaflow.cli.reading_files import Unreadable, read_definition, read_text
-from iaflow.cli.terminal import errors, hint, line, results, table, write_json, write_json_line
+from iaflow.cli.terminal import errors, hint, line, results, write_json, write_json_line
 from iaflow.concurrency import run_async
 from iaflow.errors import DefinitionRefused, NotFound, Problem
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from iaflow.pipeline.graph import Graph
     from iaflow.pipeline.importer import ImportReport
 
-__all__ = ["graph", "import_", "pipelines", "schema", "validate"]
+__all__ = ["graph", "import_", "schema", "validate"]
 
 FORMATS = ("svg", "mermaid", "dot")
 _FORMAT_OF_SUFFIX = {
@@ -172,37 +172,6 @@ def _show_report(report: ImportReport) -> None:
     if report.imported:
         advice = f"run one with:  iaflow start {report.imported[0].slug}"
         errors().print(hint(advice), soft_wrap=True)
-
-
-@click.command()
-@db_option
-@json_option
-def pipelines(db: str | None, as_json: bool) -> int:
-    """List imported pipelines."""
-    with open_app(db) as app:
-        known = app.client.pipelines()
-        if as_json:
-            write_json(
-                [
-                    {
-                        "slug": one.slug,
-                        "name": one.name,
-                        "description": one.description,
-                        "version": one.version,
-                        "number": one.number,
-                        "content_hash": one.content_hash,
-                        "updated_at": one.updated_at.isoformat(),
-                    }
-                    for one in known
-                ]
-            )
-        elif not known:
-            errors().print(hint("no pipeline is imported yet:  iaflow import DIR"))
-        else:
-            rows = [[one.slug, one.version, str(one.number), one.name] for one in known]
-            for row in table(["slug", "version", "import", "name"], rows):
-                results().print(row, soft_wrap=True)
-        return ExitCode.DONE
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""Commands for people: `inbox`, `answer`.
+"""Commands for people: `inbox`, `answer`, `reassign`.
 
 Decides how questions are shown and answers are taken; never whether an answer fits. Called
 through `main`.
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from iaflow.bootstrap import Application
     from iaflow.data.records import PauseRecord, RunRecord
 
-__all__ = ["answer", "inbox"]
+__all__ = ["answer", "inbox", "reassign"]
 
 
 @click.command()
@@ -155,6 +155,38 @@ def answer(
             return _hand_on(app, pause, run_id, wait=wait, db=db, as_json=as_json)
         folders = folders_of(app, app.client.run(run_id))
         return drive_and_finish(app, run_id, (), folders=folders, as_json=as_json, db=db)
+
+
+@click.command()
+@click.argument("pause_id", metavar="PAUSE")
+@click.option("--user", "users", multiple=True, metavar="NAME", help="Ask this user; repeat it.")
+@click.option("--role", "roles", multiple=True, metavar="ROLE", help="Ask this role; repeat it.")
+@click.option("--as", "name", metavar="NAME", help="Who does it; else the user of this terminal.")
+@db_option
+@json_option
+def reassign(
+    pause_id: str,
+    users: tuple[str, ...],
+    roles: tuple[str, ...],
+    name: str | None,
+    db: str | None,
+    as_json: bool,
+) -> int:
+    """
+    Ask others in the place of those who are asked; they are told of it.
+
+    PAUSE is an id from `iaflow inbox`, or the beginning of one.
+    """
+    wanted = {"users": [*users], "roles": [*roles]}
+    with open_app(db) as app:
+        pause_id = _find_pause(app, pause_id).pause_id
+        pause = app.client.reassign(pause_id, wanted, by=name or read_user())
+    if as_json:
+        write_json({**_describe_pause(pause), "assignees": dict(pause.assignees)})
+    else:
+        told = f"{pause.step_id} is asked of {describe_people(pause, 0)}"
+        errors().print(line(("✓ ", "green"), told), soft_wrap=True)
+    return ExitCode.DONE
 
 
 def _hand_on(

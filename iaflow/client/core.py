@@ -16,7 +16,7 @@ from iaflow.pipeline.core import is_uuid
 from iaflow.pipeline.engine import Engine, Settled
 from iaflow.pipeline.executors.base import Executor
 
-__all__ = ["ClientCore", "is_storable", "leave"]
+__all__ = ["ClientCore", "leave"]
 
 
 class ClientCore:
@@ -66,17 +66,6 @@ class ClientCore:
         for pause in pauses:
             if pause.status is PauseStatus.ANSWERED and self._executor is not None:
                 self._executor.submit_resume(pause.pause_id, pause.slug)
-
-
-def is_storable(text: str) -> bool:
-    """Tell whether a word can be one that is kept: Postgres has no NUL, and neither has halves."""
-    if "\0" in text:
-        return False
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def leave(tasks: Iterable[StepTask]) -> None:

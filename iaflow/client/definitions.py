@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 import json
 
-from iaflow.client.core import ClientCore, is_storable
+from iaflow.client.core import ClientCore
 from iaflow.data.accounts import EVERYTHING, Sight
 from iaflow.data.records import PipelineRecord, RunRecord, VersionRecord
 from iaflow.database.pipeline_store import MOST_VERSIONS
 from iaflow.errors import NotFound
 from iaflow.pipeline.comparing import Difference, compare_definitions
+from iaflow.pipeline.core import is_storable
 from iaflow.pipeline.definition import Definition
 from iaflow.pipeline.graph import Graph
 
@@ -78,7 +79,7 @@ class DefinitionRequests(ClientCore):
         """
         found: list[VersionRecord] = []
         if is_storable(slug):
-            last = MOST_VERSIONS if before is None else min(before, MOST_VERSIONS)
+            last = MOST_VERSIONS if before is None else max(0, min(before, MOST_VERSIONS))
             found = self._engine.pipelines.list_versions(slug, sight, before=last, limit=limit)
         if not found and (before is None or not self._is_known(slug, sight)):
             raise self._no_pipeline(slug, sight)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Collection
 from dataclasses import replace
 
-from iaflow.client.core import is_storable
 from iaflow.client.definitions import DefinitionRequests
 from iaflow.data.accounts import EVERYTHING, Sight
 from iaflow.data.filters import EVERY_RUN, RunFilter
@@ -19,7 +18,7 @@ from iaflow.data.status import END_OF_RUN, RunStatus, StepStatus
 from iaflow.database.run_store.gauges import GaugeStore
 from iaflow.errors import Conflict, NotFound
 from iaflow.metrics import Gauge
-from iaflow.pipeline.core import is_uuid
+from iaflow.pipeline.core import is_storable, is_uuid
 
 __all__ = ["ReadingRequests"]
 
@@ -204,7 +203,7 @@ class ReadingRequests(DefinitionRequests):
 
     def children(self, run_id: str, limit: int = 200) -> list[RunRecord]:
         """Return the runs that steps of a run have started, the newest first."""
-        return self._engine.reads.children(run_id, limit) if is_uuid(run_id) else []
+        return self.runs(RunFilter(parent_run_id=run_id), limit=limit)
 
     def holder_of(self, key: str) -> tuple[str, str] | None:
         """Return the (run id, step id) that holds a concurrency key; None if nobody does."""

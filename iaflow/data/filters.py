@@ -23,7 +23,8 @@ class RunFilter:
 
     Attributes:
         started_by: who, exactly as the run says it.
-        since, until: made at this instant or later, and before that one.
+        since, until: made at this instant or later, and before that one, by the clock of the
+            process that made the run's id.
         parent_run_id: those that steps of this run have started.
         is_top_level: those that no step has started.
     """

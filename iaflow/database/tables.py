@@ -43,7 +43,9 @@ from iaflow.database.columns import BIG, INSTANT, JSON_TEXT, UUID
 __all__ = ["Tables", "build_tables"]
 
 ENDED_FAMILY = "finished_at IS NOT NULL AND parent_run_id IS NULL"
+UNFINISHED = "status IN ('pending', 'running', 'waiting')"
 IS_CHILD = "parent_run_id IS NOT NULL"
+UNFINISHED_CHILD = f"{IS_CHILD} AND {UNFINISHED}"
 TO_BE_REMINDED = "status = 'open' AND notice_at IS NOT NULL"
 TO_BE_FIRED = "next_at IS NOT NULL AND NOT is_paused"
 
@@ -144,7 +146,7 @@ def _pipelines(metadata: MetaData, versions: Table) -> Table:
 
 
 def _runs(metadata: MetaData, versions: Table) -> Table:
-    unfinished = text("status IN ('pending', 'running', 'waiting')")
+    unfinished = text(UNFINISHED)
     return Table(
         "runs",
         metadata,
@@ -188,8 +190,9 @@ def _runs(metadata: MetaData, versions: Table) -> Table:
         # lists of one pipeline's runs in one status, and of what somebody has started
         Index("runs_by_slug_status", "slug", "status", "run_id"),
         Index("runs_by_starter", "started_by", "slug", "status", "run_id"),
-        Index("runs_top", "status", "run_id", **_where(text("parent_run_id IS NULL"))),
+        Index("runs_top", "slug", "status", "run_id", **_where(text("parent_run_id IS NULL"))),
         Index("runs_by_parent", "parent_run_id", "run_id", **_where(text(IS_CHILD))),
+        Index("runs_unfinished_children", "parent_run_id", **_where(text(UNFINISHED_CHILD))),
         Index("runs_deadline", "deadline_at", **_where(unfinished)),
         Index("runs_unfinished", "slug", "status", "run_id", **_where(unfinished)),
         # families that ended, for pruning

@@ -42,7 +42,7 @@ from iaflow.pipeline.loader import Library
 from iaflow.pipeline.settler import CodeWanted, Settled, Settler
 from iaflow.pipeline.strict_json import dump_json
 
-__all__ = ["Core", "add_seconds", "is_uuid", "refuse_paused"]
+__all__ = ["Core", "add_seconds", "is_storable", "is_uuid", "refuse_paused"]
 
 HEADERS_KEPT = 512
 """Run headers kept in memory: they never change, and a chain asks for one at every step."""
@@ -229,6 +229,17 @@ def is_uuid(text: str) -> bool:
     Python's own reading is wider than the server's: it takes digits of all scripts, and URNs.
     """
     return _UUID.fullmatch(text) is not None
+
+
+def is_storable(text: str) -> bool:
+    """Tell whether a word can be one that is kept: Postgres has no NUL, and neither has halves."""
+    if "\0" in text:
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def refuse_paused(slug: str) -> Conflict:

@@ -63,7 +63,10 @@ def refused(reply: Reply, status: int, code: str) -> None:
     assert told["type"] == f"/problems/{code}"
     assert told["status"] == status
     assert told["request_id"] == reply.header("x-request-id")
-    assert told.keys() == {"type", "title", "status", "detail", "code", "request_id"}
+    assert told.keys() == {
+        *("type", "title", "status", "detail", "code", "request_id", "problems"),
+    }
+    assert told["problems"] == []
 
 
 # --- deny by default

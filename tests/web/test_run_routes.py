@@ -150,6 +150,7 @@ def test_a_key_with_another_body_or_pipeline_is_a_conflict(web: Web) -> None:
     for slug, given in ((house, {"n": 4}), (own, {"n": 3})):
         reply = otto.post(f"/api/v1/pipelines/{slug}/runs", {"input": given}, headers=key)
         assert (reply.status_code, reply.json()["code"]) == (409, "conflict")
+        assert repr(key["Idempotency-Key"]) in reply.json()["detail"]
 
 
 def test_a_key_is_its_users_own(web: Web) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -357,6 +357,26 @@ def test_the_inbox_stream_ends_with_the_right_to_it(quick: Web) -> None:
 
 
 # --- how many
+
+
+def test_a_look_is_one_statement_for_all_runs_and_one_for_the_inbox(quick: Web) -> None:
+    runs = [begin(quick, make_question()) for _ in range(3)]
+    tally = quick.application.database.tally
+    quick.carrier.is_idle = True
+    try:
+        wait_until(lambda: quick.tracker.open_streams == 0, 10, "all streams are closed")
+        for look, cost in ((lambda: quick.client.watch(runs), 1), (quick.client.inbox_mark, 1)):
+            look()
+
+            def is_alone(look: Callable[[], object] = look, cost: int = cost) -> bool:
+                before = tally.statements
+                look()
+                return tally.statements - before == cost
+
+            # The carrier may be in the middle of a last sweep.
+            wait_until(is_alone, 10, f"{cost} statement")
+    finally:
+        quick.carrier.is_idle = False
 
 
 def test_there_are_only_so_many_streams_per_user_and_in_all(quick: Web) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -36,9 +36,6 @@ from iaflow.database.statements import (
 )
 
 __all__ = ["ListingStore"]
-
-SKEW: Final = timedelta(minutes=5)
-"""How far the clock that made a run's id may be from the database's, which made `created_at`."""
 
 _EARLIEST_ID: Final = "00000000-0000-0000-0000-000000000000"
 _LATEST_ID: Final = "ffffffff-ffff-ffff-ffff-ffffffffffff"
@@ -72,7 +69,12 @@ class ListingStore:
             before: a run id; only older runs are returned, which makes a next page.
         """
         likes = sight.as_likes()
-        given: dict[str, Any] = {"limit": limit, "likes": likes, "before": before or _LATEST_ID}
+        given: dict[str, Any] = {
+            "limit": limit,
+            "likes": likes,
+            "before": before or _LATEST_ID,
+            "least": _EARLIEST_ID,
+        }
         if wanted.slug is not None:
             given["slug"] = wanted.slug
         if wanted.status is not None:
@@ -81,11 +83,10 @@ class ListingStore:
             given["started_by"] = wanted.started_by
         if wanted.parent_run_id is not None:
             given["parent_run_id"] = wanted.parent_run_id
-        has_times = wanted.since is not None or wanted.until is not None
-        if has_times:
-            since, until = wanted.since or _LONG_AGO, wanted.until or _NEVER
-            given |= {"since": since, "until": until, "least": _id_at(since, -SKEW)}
-            given["before"] = min(given["before"], _id_at(until, SKEW))
+        if wanted.since is not None:
+            given["least"] = _id_at(wanted.since)
+        if wanted.until is not None:
+            given["before"] = min(given["before"], _id_at(wanted.until))
         statement = self._sql.runs(wanted, is_narrowed=likes is not None)
         return [read_run(row) for row in self._database.fetch(statement, **given)]
 
@@ -126,17 +127,16 @@ class ListingStore:
         return [read_step(row) for row in rows]
 
 
-_LONG_AGO: Final = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
-_NEVER: Final = datetime.fromisoformat("9999-01-01T00:00:00+00:00")
-
-
-def _id_at(instant: datetime, skew: timedelta) -> str:
+def _id_at(instant: datetime) -> str:
     """Return the least id that could be made at an instant: ids begin with their milliseconds."""
-    milliseconds = int((instant + skew).timestamp() * 1000)
+    milliseconds = int(instant.timestamp() * 1000)
     if milliseconds <= 0:
         return _EARLIEST_ID
     digits = f"{min(milliseconds, 2**48 - 1):012x}"
     return f"{digits[:8]}-{digits[8:]}-0000-0000-000000000000"
+
+
+_Part = sa.Subquery | sa.Values
 
 
 class _Statements:
@@ -192,7 +192,7 @@ class _Statements:
             "status": wanted.status is not None,
             "started_by": wanted.started_by is not None,
             "parent_run_id": wanted.parent_run_id is not None,
-            "times": wanted.since is not None or wanted.until is not None,
+            "times": wanted.since is not None,
             "top": wanted.is_top_level,
             "narrowed": is_narrowed,
         }
@@ -210,48 +210,33 @@ class _Statements:
         rest of the filters is looked at in the rows:
 
         - of a parent: `runs_by_parent`;
-        - of a starter: `runs_by_starter`, by slug (all slugs that are seen of the starter's) and
-          by status (each one);
+        - of a starter: `runs_by_starter`, for each slug that the starter has runs of and that is
+          seen, and for each status;
+        - at the top: `runs_top`, for each slug that is seen, and for each status;
         - of a slug: `runs_by_slug`, or `runs_by_slug_status`;
-        - of a narrowed sight: the same, once for each slug that is seen;
-        - at the top: `runs_top`, for each status;
+        - of a narrowed sight: the same, for each slug that is seen;
         - in a status: `runs_by_status`; and without any of these the key itself.
 
         What is merged from several parts has the newest of each, and no more than the page.
         """
-        runs = self._runs
-        one = runs.alias("one")
         if self._database.dialect != POSTGRES:
-            plain = sa.select(*list_run_columns(runs, self._payloads)).select_from(
-                self._with_payload
-            )
-            conditions = [*self._conditions(runs, has), *self._narrow(runs.c.slug, has)]
-            return (
-                plain.where(*conditions).order_by(runs.c.run_id.desc()).limit(sa.bindparam("limit"))
-            )
-        parts: list[sa.FromClause] = []
-        matched = dict(has)
-        conditions = []
-        if not has["parent_run_id"]:
-            if not has["slug"] and (has["started_by"] or has["narrowed"]):
-                slugs = self._list_slugs(has)
-                parts.append(slugs)
-                conditions.append(one.c.slug == slugs.c.slug)
-                matched["narrowed"] = False
-            is_top = has["top"] and not parts and not has["slug"]
-            if not has["status"] and (has["started_by"] or is_top):
-                statuses = sa.values(sa.column("status", sa.Text), name="statuses").data(
-                    [(status.value,) for status in RunStatus]
-                )
-                parts.append(statuses)
-                conditions.append(one.c.status == statuses.c.status)
-        conditions += [*self._conditions(one, matched), *self._narrow(one.c.slug, matched)]
+            return self._list_plainly(has)
+        runs = self._runs
+        parts, keys = self._choose(has)
+        one = runs.alias("one")
+        others = {name: flag and name not in keys for name, flag in has.items()}
+        others["times"] = False
+        if any(part.name == "slugs" for part in parts):
+            others["narrowed"] = False
         newest = (
             sa.select(one.c.run_id)
-            .where(*conditions)
-            .order_by(one.c.run_id.desc())
+            .where(*self._bound(one, keys), *self._conditions(one, others))
+            .order_by(*(one.c[name].desc() for name in (*list(keys)[-1:], "run_id")))
             .limit(sa.bindparam("limit"))
         )
+        if "parent_run_id" in keys:
+            # The index has no others.
+            newest = newest.where(one.c.parent_run_id.is_not(None))
         if not parts:
             page = newest.subquery("page")
         else:
@@ -267,58 +252,121 @@ class _Statements:
                 .subquery("page")
             )
         # Looked up one by one: a join of a page, planned while tables are small, reads them all.
+        kept = list_run_columns(runs, self._payloads)
         row = (
-            sa.select(*(column.label(f"c{n}") for n, column in enumerate(self._columns())))
+            sa.select(*(column.label(f"c{n}") for n, column in enumerate(kept)))
             .select_from(self._with_payload)
             .where(runs.c.run_id == page.c.run_id)
             .limit(1)
             .lateral("row")
         )
+        listed = sa.select(*row.c).select_from(page.join(row, sa.true()))
+        if has["times"]:
+            # What is too old stands at the end of a page, and is taken off: asked for above, it
+            # would be looked for to the end of the index.
+            listed = listed.where(page.c.run_id >= self._id("least"))
+        return listed.order_by(page.c.run_id.desc())
+
+    def _bound(
+        self, runs: sa.FromClause, keys: dict[str, ColumnElement[Any]]
+    ) -> list[ColumnElement[bool]]:
+        """
+        Return the conditions on the columns of an index that end in the id.
+
+        The last of them and the id are compared as a row, and a page is in the order of both: by
+        equality alone any index in the order of the ids would do, and one is chosen at times that
+        has to be read to its end.
+        """
+        if not keys:
+            return [runs.c.run_id < self._id("before")]
+        *first, last = keys
+        row = sa.tuple_(runs.c[last], runs.c.run_id)
+        return [
+            *(runs.c[name] == keys[name] for name in first),
+            runs.c[last] >= keys[last],
+            row < sa.tuple_(keys[last], self._id("before")),
+        ]
+
+    def _choose(self, has: dict[str, bool]) -> tuple[list[_Part], dict[str, ColumnElement[Any]]]:
+        """Return what a page is merged from, and what the columns of the index must be."""
+        bind = sa.bindparam
+        keys: dict[str, ColumnElement[Any]] = {}
+        if has["parent_run_id"]:
+            return [], {"parent_run_id": self._id("parent_run_id")}
+        parts: list[_Part] = []
+        if has["started_by"]:
+            keys["started_by"] = bind("started_by", type_=sa.Text())
+        has_each = has["started_by"] or has["top"]
+        if has["slug"]:
+            keys["slug"] = bind("slug", type_=sa.Text())
+        elif has_each or has["narrowed"]:
+            slugs = self._list_slugs(has)
+            parts.append(slugs)
+            keys["slug"] = slugs.c.slug
+        if has["status"]:
+            keys["status"] = bind("status", type_=sa.Text())
+        elif has_each:
+            listed = [(status.value,) for status in RunStatus]
+            statuses = sa.values(sa.column("status", sa.Text()), name="statuses").data(listed)
+            parts.append(statuses)
+            keys["status"] = statuses.c.status
+        return parts, keys
+
+    def _list_plainly(self, has: dict[str, bool]) -> sa.Select[Any]:
+        runs = self._runs
         return (
-            sa.select(*row.c).select_from(page.join(row, sa.true())).order_by(page.c.run_id.desc())
+            sa.select(*list_run_columns(runs, self._payloads))
+            .select_from(self._with_payload)
+            .where(runs.c.run_id < sa.bindparam("before"), *self._conditions(runs, has))
+            .order_by(runs.c.run_id.desc())
+            .limit(sa.bindparam("limit"))
         )
-
-    def _columns(self) -> list[ColumnElement[Any]]:
-        return list_run_columns(self._runs, self._payloads)
-
-    def _narrow(self, slug: ColumnElement[str], has: dict[str, bool]) -> list[ColumnElement[bool]]:
-        return [is_seen(slug, "likes")] if has["narrowed"] else []
 
     def _conditions(self, runs: sa.FromClause, has: dict[str, bool]) -> list[ColumnElement[bool]]:
         bind = sa.bindparam
         names = ("slug", "status", "started_by", "parent_run_id")
-        conditions = [
-            runs.c.run_id < bind("before"),
-            *(runs.c[name] == bind(name) for name in names if has[name]),
-        ]
+        conditions = [runs.c[name] == bind(name) for name in names if has[name]]
         if has["times"]:
-            conditions += [
-                runs.c.run_id >= bind("least"),
-                runs.c.created_at >= bind("since"),
-                runs.c.created_at < bind("until"),
-            ]
+            conditions.append(runs.c.run_id >= self._id("least"))
         if has["top"]:
             conditions.append(runs.c.parent_run_id.is_(None))
+        if has["narrowed"]:
+            conditions.append(is_seen(runs.c.slug, "likes"))
         return conditions
 
-    def _list_slugs(self, has: dict[str, bool]) -> sa.FromClause:
+    def _id(self, name: str) -> sa.BindParameter[str]:
+        return sa.bindparam(name, type_=self._runs.c.run_id.type)
+
+    def _list_slugs(self, has: dict[str, bool]) -> sa.Subquery:
         """
-        Return the slugs that there are runs of, or a starter's, and that are seen.
+        Return the slugs that there are versions of, or that a starter has runs of, and are seen.
 
         Each is found from the one before by one look into the index, however many rows it has.
         """
+        nothing = sa.select(sa.literal_column("''", sa.Text()).label("slug"))
+        found = nothing.cte("found", recursive=True)
         if has["started_by"]:
-            table: sa.FromClause = self._runs.alias("of_starter")
-            of_whom = [table.c.started_by == sa.bindparam("started_by")]
+            table: sa.FromClause = self._runs.alias("known")
+            starter = sa.bindparam("started_by", type_=sa.Text())
+            key = (table.c.started_by, table.c.slug)
+            following = (
+                sa.select(table.c.slug)
+                .where(sa.tuple_(*key) > sa.tuple_(starter, found.c.slug), key[0] <= starter)
+                .order_by(*key)
+            )
         else:
-            table, of_whom = self._versions.alias("known"), []
-        least = sa.select(sa.func.min(table.c.slug).label("slug")).where(*of_whom)
-        found = least.cte("found", recursive=True)
-        following = (
-            sa.select(sa.func.min(table.c.slug))
-            .where(*of_whom, table.c.slug > found.c.slug)
-            .scalar_subquery()
+            table = self._versions.alias("known")
+            following = (
+                sa.select(table.c.slug)
+                .where(table.c.slug > found.c.slug)
+                .order_by(table.c.slug, table.c.number)
+            )
+        found = found.union_all(
+            sa.select(following.limit(1).scalar_subquery()).where(found.c.slug.is_not(None))
         )
-        found = found.union_all(sa.select(following).where(found.c.slug.is_not(None)))
-        conditions = [found.c.slug.is_not(None), *self._narrow(found.c.slug, has)]
-        return sa.select(found.c.slug).where(*conditions).subquery("slugs")
+        seen = [is_seen(found.c.slug, "likes")] if has["narrowed"] else []
+        return (
+            sa.select(found.c.slug)
+            .where(found.c.slug != sa.literal_column("''", sa.Text()), *seen)
+            .subquery("slugs")
+        )

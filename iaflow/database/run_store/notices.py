@@ -113,7 +113,9 @@ class NoticeStore:
 
     def of_run(self, run_id: str) -> list[NoticeRecord]:
         """Return what was told of a run, the first first."""
-        return [_record(row) for row in self._database.fetch(self._sql.of_run, run_id=run_id)]
+        rows = self._database.fetch(self._sql.of_run, run_id=run_id)
+        # Sorted here: in the order of their ids, all notices there ever were would be read.
+        return sorted((_record(row) for row in rows), key=lambda notice: notice.notice_id)
 
     def find_stuck(self, *, before: datetime, limit: int = 20) -> list[StuckStep]:
         """
@@ -215,9 +217,7 @@ class _Statements:
             .values(due_at=bind("due_at"), error=bind("error")),
         )
         of_run = notices.c.run_id == bind("run_id")
-        self.of_run = Statement(
-            "iaflow_notices_of_run", sa.select(*columns).where(of_run).order_by(notices.c.notice_id)
-        )
+        self.of_run = Statement("iaflow_notices_of_run", sa.select(*columns).where(of_run))
         next_due = sa.select(sa.func.min(notices.c.due_at)).where(notices.c.due_at.is_not(None))
         self.next_due = Statement("iaflow_next_notice", next_due)
         self.next_due_of_run = Statement("iaflow_next_notice_of_run", next_due.where(of_run))

@@ -21,7 +21,7 @@ from iaflow.data.status import PauseStatus
 from iaflow.database.connections import Connection, Row
 from iaflow.database.dialects import Database
 from iaflow.database.run_store.questions import QuestionStore, list_pause_columns, read_pause
-from iaflow.database.run_store.waits import select_family
+from iaflow.database.run_store.waits import select_of_family
 from iaflow.database.statements import (
     POSTGRES,
     Statement,
@@ -361,12 +361,10 @@ class _Statements:
             "iaflow_read_answer_key", sa.select(pauses.c.answer_key).where(this)
         )
         is_question = pauses.c.event.is_(None)
+        open_events = sa.select(*columns).where(is_open, sa.not_(is_question))
         self.open_events = Statement(
             "iaflow_list_open_events",
-            sa.select(*columns)
-            .where(is_open, sa.not_(is_question), pauses.c.run_id.in_(select_family(database)))
-            .order_by(pauses.c.created_at)
-            .limit(bind("limit")),
+            select_of_family(database, open_events, pauses.c.run_id, limit="limit"),
         )
         self.events = Statement(
             "iaflow_list_events",

@@ -20,7 +20,7 @@ from iaflow.data.records import PauseRecord
 from iaflow.data.status import PauseStatus
 from iaflow.database.connections import Row
 from iaflow.database.dialects import Database
-from iaflow.database.run_store.waits import select_family
+from iaflow.database.run_store.waits import select_of_family
 from iaflow.database.statements import (
     POSTGRES,
     SQLITE,
@@ -241,13 +241,7 @@ class _Statements:
             seen = seen.where(self._is_asked(is_admin=is_admin, is_narrowed=is_narrowed))
         if shape == "find":
             return seen.where(pauses.c.pause_id == bind("pause_id"))
-        listed = (
-            seen.where(pauses.c.status == literal_word(PauseStatus.OPEN))
-            .order_by(pauses.c.created_at, pauses.c.pause_id)
-            .limit(bind("limit"))
-        )
-        if shape.startswith("of_run"):
-            listed = listed.where(pauses.c.run_id.in_(select_family(self._database)))
+        listed = seen.where(pauses.c.status == literal_word(PauseStatus.OPEN))
         if shape.endswith("_after"):
             last = pauses.alias("last")
             place = (
@@ -257,7 +251,9 @@ class _Statements:
             )
             this = sa.tuple_(pauses.c.created_at, pauses.c.pause_id)
             listed = listed.where(this > sa.tuple_(place, bind("after")))
-        return listed
+        if shape.startswith("of_run"):
+            return select_of_family(self._database, listed, pauses.c.run_id, limit="limit")
+        return listed.order_by(pauses.c.created_at, pauses.c.pause_id).limit(bind("limit"))
 
     def _is_asked(self, *, is_admin: bool, is_narrowed: bool) -> ColumnElement[bool]:
         """Return `Asked.is_asked` in SQL; what is cheap to see is looked at first."""

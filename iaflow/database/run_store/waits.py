@@ -10,13 +10,14 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.sql.elements import ColumnElement
 
 from iaflow.data.status import END_OF_RUN, PauseStatus, RunStatus, StepStatus, WaitsFor
 from iaflow.database.connections import Connection, Row
 from iaflow.database.dialects import Database
 from iaflow.database.statements import POSTGRES, Statement, literal_word, read_instant
 
-__all__ = ["WaitStore", "WaitingStep", "select_family"]
+__all__ = ["WaitStore", "WaitingStep", "select_family", "select_of_family"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +113,51 @@ def select_family(database: Database) -> sa.Select[Any]:
         .cte("tree", recursive=True)
     )
     child = runs.alias("child")
-    tree = tree.union_all(
-        sa.select(child.c.run_id).where(
-            child.c.parent_run_id == tree.c.run_id,
-            child.c.status.not_in([literal_word(status) for status in END_OF_RUN]),
-        )
+    below = sa.select(child.c.run_id).where(
+        child.c.parent_run_id == tree.c.run_id,
+        child.c.status.in_(
+            [literal_word(status) for status in RunStatus if status not in END_OF_RUN]
+        ),
     )
-    return sa.select(tree.c.run_id)
+    if database.dialect == POSTGRES:
+        # Each run's by itself: a join, planned while there are few runs, reads them all.
+        each = below.offset(sa.literal_column("0")).lateral("each")
+        below = sa.select(each.c.run_id).select_from(tree.join(each, sa.true()))
+    return sa.select(tree.union_all(below).c.run_id)
+
+
+def select_of_family(
+    database: Database, pauses: sa.Select[Any], run_id: ColumnElement[str], *, limit: str
+) -> sa.Select[Any]:
+    """
+    Return a select of pauses, ordered by when they were opened, for a whole family.
+
+    Args:
+        pauses: the columns and conditions for one run or for all.
+        run_id: of the pauses.
+        limit: the parameter that says how many at most.
+    """
+    opened = [database.tables.pauses.c[name] for name in ("created_at", "pause_id")]
+    family = select_family(database)
+    if database.dialect != POSTGRES:
+        listed = pauses.where(run_id.in_(family))
+        return listed.order_by(*opened).limit(sa.bindparam(limit))
+    tree = family.subquery("family")
+    columns = [column.label(f"c{n}") for n, column in enumerate(pauses.selected_columns)]
+    order = [column.label(column.name) for column in opened]
+    each = (
+        pauses.with_only_columns(*columns, *order)
+        .where(run_id == tree.c.run_id)
+        .order_by(*opened)
+        .limit(sa.bindparam(limit))
+        .lateral("each")
+    )
+    return (
+        sa.select(*(each.c[column.name] for column in columns))
+        .select_from(tree.join(each, sa.true()))
+        .order_by(each.c.created_at, each.c.pause_id)
+        .limit(sa.bindparam(limit))
+    )
 
 
 def _step(row: Row) -> WaitingStep:

@@ -14,6 +14,7 @@ from iaflow.data.accounts import Permission
 from iaflow.data.filters import RunFilter
 from iaflow.data.records import RunRecord
 from iaflow.data.status import RunStatus
+from iaflow.errors import Conflict
 from iaflow.web.cursors import cut_page, read_cursor
 from iaflow.web.limits import INPUT_BYTES, LimitedRoute, takes
 from iaflow.web.places import find_root
@@ -62,11 +63,16 @@ def start_run(
     it is answered with 200 and the run that is there. The key with another pipeline or input is
     a conflict.
     """
-    caller.client.pipeline(slug, sight=caller.sight)
     name = caller.me.name
     # A key is its user's own: it neither meets nor tells of those of others.
     key = None if idempotency_key is None else f"web:{name}:{idempotency_key}"
-    started = caller.client.start(slug, body.input, key=key, started_by=name)
+    try:
+        started = caller.client.start(
+            slug, body.input, key=key, started_by=name, sight=caller.sight
+        )
+    except Conflict as error:
+        # In the words of who sent it.
+        raise Conflict(str(error).replace(repr(key), repr(idempotency_key))) from None
     if started.is_new:
         caller.record("run.start", started.run_id, {"slug": slug})
     else:

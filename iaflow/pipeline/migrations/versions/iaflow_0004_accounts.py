@@ -37,7 +37,13 @@ INDEXES = (
 )
 
 LISTS = (
-    ("runs_top", "runs", ("status", "run_id"), "parent_run_id IS NULL"),
+    ("runs_top", "runs", ("slug", "status", "run_id"), "parent_run_id IS NULL"),
+    (
+        "runs_unfinished_children",
+        "runs",
+        ("parent_run_id",),
+        "parent_run_id IS NOT NULL AND status IN ('pending', 'running', 'waiting')",
+    ),
     ("runs_by_parent", "runs", ("parent_run_id", "run_id"), "parent_run_id IS NOT NULL"),
     ("pauses_open", "pauses", ("created_at", "pause_id"), "status = 'open'"),
 )
@@ -87,7 +93,7 @@ def upgrade() -> None:
     )
     for name, table, columns in INDEXES:
         op.create_index(name, table, list(columns), schema=schema)
-    for name, table, _, _ in LISTS[1:]:
+    for name, table, _, _ in LISTS[2:]:
         op.drop_index(name, table, schema=schema)
     for name, table, columns, condition in LISTS:
         _create_partial(name, table, columns, condition, schema)
@@ -98,7 +104,7 @@ def downgrade() -> None:
     schema = migrated_schema(op.get_context())
     for name, table, _, _ in LISTS:
         op.drop_index(name, table, schema=schema)
-    for name, table, columns, condition in LISTS[1:]:
+    for name, table, columns, condition in LISTS[2:]:
         _create_partial(name, table, columns[:1], condition, schema)
     op.drop_column("pauses", "revision", schema=schema)
     for name, table, _ in reversed(INDEXES):
