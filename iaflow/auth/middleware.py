@@ -59,8 +59,8 @@ class AuthMiddleware:
     Args:
         app: the application.
         sessions: where credentials are looked up.
-        public: paths that need no credentials: exact ones, beginnings that end in `/*`, or a
-            function of the scope. Everything else does.
+        public: paths that need no credentials: exact ones (`POST /in` for one method alone),
+            beginnings that end in `/*`, or a function of the scope. Everything else does.
         development_user: who sends requests without credentials, in a mode for loopback alone:
             `Host` must name this machine.
     """
@@ -244,7 +244,7 @@ def _match_paths(paths: Iterable[str]) -> Callable[[Scope], bool]:
         path, root = scope["path"], scope.get("root_path", "")
         if root and path.startswith(f"{root}/"):
             path = path[len(root) :]
-        if path in exact:
+        if path in exact or f"{scope.get('method', '')} {path}" in exact:
             return True
         # What steps out of a beginning does not begin with it.
         steps = set(path.replace("\\", "/").split("/"))

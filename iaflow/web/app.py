@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from iaflow.auth import AuthMiddleware, SessionManager
 from iaflow.client import Client
@@ -33,7 +34,7 @@ from iaflow.web.tracking import Tracker
 
 __all__ = ["PUBLIC", "create_app", "open_app"]
 
-PUBLIC: Final = ("/healthz", "/readyz", "/api/v1/session", "/api/v1/setup", "/l/*")
+PUBLIC: Final = ("/healthz", "/readyz", "POST /api/v1/session", "/api/v1/setup", "/l/*")
 """Where nobody needs to have signed in to be heard; their routes say what that is good for."""
 
 THREADS: Final = 16
@@ -83,7 +84,7 @@ def create_app(
     app.add_middleware(
         AuthMiddleware, sessions=sessions, public=PUBLIC, development_user=development_user
     )
-    app.add_middleware(Guard)
+    app.add_middleware(Guard, trusted_proxies=settings.trusted_proxies)
     return app
 
 
@@ -167,7 +168,7 @@ async def _reply_to_http(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     match error.status_code:
         case 405:
-            allowed = headers.get("Allow", "")
+            allowed = headers["Allow"] = ", ".join(_methods_at(request))
             reply = ProblemReply(
                 "method_not_allowed", f"here there is only {allowed}", headers=headers
             )
@@ -176,6 +177,16 @@ async def _reply_to_http(request: Request, error: Exception) -> Response:
         case _:
             reply = ProblemReply("body_refused", "the body cannot be read")
     return reply.as_response(_request_id(request))
+
+
+def _methods_at(request: Request) -> list[str]:
+    """Return the methods of all routes at a place; the framework names those of the first."""
+    return sorted(
+        method
+        for route in request.app.routes
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    )
 
 
 def _problem_of(one: dict[str, object]) -> Problem:

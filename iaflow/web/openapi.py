@@ -96,6 +96,8 @@ def describe_app(app: FastAPI) -> dict[str, Any]:
 
 
 def _complete(operation: dict[str, Any], route: APIRoute, policy: Policy) -> None:
+    for parameter in operation.get("parameters", ()):
+        _forget_null(parameter["schema"])
     replies = operation.setdefault("responses", {})
     replies.pop("422", None)
     named = {status for status in route.responses if isinstance(status, int) and status >= 400}
@@ -110,6 +112,14 @@ def _complete(operation: dict[str, Any], route: APIRoute, policy: Policy) -> Non
         if policy.permission is not None:
             told = f"Needs the permission `{policy.permission.value}`."
             operation["description"] = f"{operation.get('description', '')}\n\n{told}".strip()
+
+
+def _forget_null(schema: dict[str, Any]) -> None:
+    """Let what is left out be left out: there is no null in a query or a header."""
+    kinds = [one for one in schema.get("anyOf", ()) if one != {"type": "null"}]
+    if len(kinds) == 1:
+        del schema["anyOf"]
+        schema.update(kinds[0])
 
 
 def _statuses(operation: Mapping[str, Any], route: APIRoute, policy: Policy) -> set[int]:

@@ -1,4 +1,4 @@
-"""A deployment with people in it, in virtual time, on either database.
+"""A deployment with people in it, in virtual time; a world with a server, in real time.
 
 Decides what the tests of this folder start from; hashing is cheap here but where cost is what is
 tested. Read by pytest.
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.security.deployments import Deployment
+from tests.security.world import World
 from tests.servers import ServerRoom
 
 KEY = secrets.token_urlsafe(48)
@@ -44,3 +45,21 @@ def on_sqlite(tmp_path: Path) -> Iterator[Deployment]:
     deployment = Deployment(f"sqlite:///{tmp_path / 'accounts.db'}", KEY)
     yield deployment
     deployment.close()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A world on a file of SQLite, for all tests of a file."""
+    folder: Path = tmp_path_factory.mktemp("world")
+    with World(f"sqlite:///{folder / 'runs.db'}") as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def postgres_world(request: pytest.FixtureRequest) -> Iterator[World]:
+    """A world on Postgres, for all tests of a file."""
+    room: ServerRoom = request.getfixturevalue("server_room")
+    url = room.create_database(request.getfixturevalue("postgres_template"))
+    with World(url) as world:
+        yield world
+    room.postgres.drop_database(url)

@@ -8,6 +8,7 @@ sight (`foreign`) or nowhere (`absent`). What is asked of them, route by route, 
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, Self, TypeVar
@@ -15,8 +16,8 @@ from typing import Any, Literal, Self, TypeVar
 import sqlalchemy as sa
 import uuid_utils
 
+from iaflow.auth.accounts import principal_of
 from iaflow.auth.audit import Caller
-from iaflow.auth.sessions import SignedIn
 from iaflow.bootstrap import open_local_executor
 from iaflow.data.accounts import Permission
 from iaflow.database.dialects import Database
@@ -93,9 +94,7 @@ class World(Web):
             self._create_user(name, roles, pipelines)
         self._create_user("stranger", ("operator", "approver"), ("elsewhere-*",))
         for slug in (OWN, FOREIGN):
-            self.publish(make_pipeline(slug))
-            # A second version, to be compared with the first.
-            self.publish({**make_pipeline(slug), "version": "2.0.0"})
+            self._publish(slug)
         return self
 
     @contextmanager
@@ -127,10 +126,12 @@ class World(Web):
 
     def clone(self, name: str) -> Visitor:
         """Return somebody new who may what this one may: whose session may end."""
+        return self._sign_in(self.twin(name))
+
+    def twin(self, name: str) -> str:
+        """Make somebody new who may what this one may; return the name."""
         roles, pipelines = PEOPLE[name]
-        twin = f"{name}-{self.number()}"
-        self._create_user(twin, roles, pipelines)
-        return self._sign_in(twin)
+        return self.account("own", roles=roles, pipelines=pipelines, fresh=True)
 
     def program(self, name: str, *scopes: str, days: int = 30) -> Visitor:
         """Return a program of a user's, with a token of these scopes; of all without any."""
@@ -139,7 +140,7 @@ class World(Web):
     def make_token(self, name: str, *scopes: str, days: int = 30) -> tuple[Visitor, str]:
         """Return a program of a user's, and the id of its token."""
         record, text = self.sessions.tokens.create(
-            self._session(name).principal,
+            principal_of(self.sessions.accounts.get_by_name(name)),
             "a program",
             scopes or [one.value for one in Permission],
             days,
@@ -154,7 +155,7 @@ class World(Web):
             case "signed-out":
                 visitor = self._sign_in("admin-of-all")
                 self.sessions.sign_out(self.session_of(visitor))
-                return visitor
+                return Visitor(self, name, visitor.headers)
             case "disabled":
                 user = self.account("own", roles=("admin",), pipelines=("*",), fresh=True)
                 visitor = self.program(user)
@@ -176,11 +177,8 @@ class World(Web):
             name, roles=roles, pipelines=pipelines, password=PASSWORD, caller=ROOT
         )
 
-    def _session(self, name: str) -> SignedIn:
-        return self.sessions.sign_in(name, PASSWORD, address=self.address())
-
     def _sign_in(self, name: str) -> Visitor:
-        signed_in = self._session(name)
+        signed_in = self.sessions.sign_in(name, PASSWORD, address=self.address())
         headers = {
             "Cookie": f"{self.sessions.cookie_name}={signed_in.token}",
             "X-CSRF-Token": signed_in.csrf_token,
@@ -202,8 +200,13 @@ class World(Web):
         word = {"own": "mine", "foreign": "theirs", "absent": "absent"}[where]
         slug = f"{word}-{self.number():05}"
         if where != "absent":
-            self.publish(make_pipeline(slug))
+            self._publish(slug)
         return slug
+
+    def _publish(self, slug: str) -> None:
+        self.publish(make_pipeline(slug))
+        # A second version, to be compared with the first.
+        self.publish({**make_pipeline(slug), "version": "2.0.0"})
 
     def run(self, where: Where, kind: str = "ended") -> str:
         """
@@ -251,11 +254,12 @@ class World(Web):
 
     def schedule(self, where: Where) -> str:
         """Return the name of a schedule, which has fired once."""
+        # No two are near enough for "did you mean".
+        name = secrets.token_hex(16)
         if where == "absent":
-            return f"absent-{self.number():05}"
+            return name
 
         def make() -> str:
-            name = f"nights-{self.number():05}"
             slug = OWN if where == "own" else FOREIGN
             self.client.schedules.put(name, slug, cron="30 2 * * *")
             self.client.schedules.fire(name)

@@ -85,6 +85,8 @@ class Carrier:
         return len(listed)
 
     def submit_resume(self, pause_id: str, slug: str) -> bool:
+        if self.is_idle:
+            return True
         verb = partial(self._app.engine.resume, pause_id)
         self._loop.call_soon_threadsafe(self._begin, partial(self._conclude, verb))
         return True

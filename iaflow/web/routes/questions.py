@@ -25,10 +25,10 @@ from iaflow.web.problems import Refused
 from iaflow.web.schemas.base import Cursor, IdempotencyKey, Limit, Named, Page
 from iaflow.web.schemas.questions import (
     AnswerBody,
-    Assignees,
     Link,
     LinkBody,
     MadeLink,
+    NewAssignees,
     Question,
 )
 
@@ -88,7 +88,7 @@ def answer_question(
 
 
 @router.post("/{pause_id}/reassign")
-def reassign_question(caller: Assigner, pause_id: Named, body: Assignees) -> Question:
+def reassign_question(caller: Assigner, pause_id: Named, body: NewAssignees) -> Question:
     """Ask others in the place of those who are asked; they are told of it."""
     assignees = {key: list(words) for key, words in body.model_dump().items() if words}
     kept = caller.client.reassign(pause_id, assignees, by=caller.me.name, asked=_assigner(caller))

@@ -50,7 +50,9 @@ QUESTIONS: Final = 200
 """The most questions that one event of the inbox names; the list has all."""
 
 
-@router.get("/runs/{run_id}/stream", response_class=EventStream, responses=RUN_EXAMPLE)
+@router.get(
+    "/runs/{run_id}/stream", status_code=200, response_class=EventStream, responses=RUN_EXAMPLE
+)
 async def stream_run(
     caller: Reader,
     request: Request,
@@ -85,7 +87,7 @@ async def stream_run(
     return EventStream(_tell(caller, request, run.run_id, story), on_end=leave)
 
 
-@router.get("/inbox/stream", response_class=EventStream, responses=INBOX_EXAMPLE)
+@router.get("/inbox/stream", status_code=200, response_class=EventStream, responses=INBOX_EXAMPLE)
 async def stream_inbox(
     caller: Answerer,
     request: Request,

@@ -86,7 +86,7 @@ def _only_text(value: object) -> object:
     # Digits alone would be read as seconds.
     if isinstance(value, datetime) or (isinstance(value, str) and _DATE.match(value)):
         return value
-    raise ValueError("an instant is text, such as 2026-03-08T07:00:00Z")
+    raise ValueError("an instant is text with an offset, such as 2026-03-08T07:00:00Z")
 
 
 def _in_utc(value: datetime) -> datetime:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from iaflow.data.accounts import LinkRecord
 from iaflow.data.records import PauseRecord
@@ -15,7 +15,7 @@ from iaflow.data.status import PauseStatus
 from iaflow.web.schemas.accounts import NAME_PATTERN
 from iaflow.web.schemas.base import Body, Instant, Object, Reply, Whole
 
-__all__ = ["AnswerBody", "Assignees", "Link", "LinkBody", "MadeLink", "Question"]
+__all__ = ["AnswerBody", "Assignees", "Link", "LinkBody", "MadeLink", "NewAssignees", "Question"]
 
 Word = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -40,6 +40,19 @@ class Assignees(Body):
 
     users: list[Word] = Field(default_factory=list, max_length=200, examples=[["ann"]])
     roles: list[Word] = Field(default_factory=list, max_length=200, examples=[["finance"]])
+
+
+class NewAssignees(Assignees):
+    """Who is asked from now on: somebody."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": [kind], "properties": {kind: {"minItems": 1}}}
+                for kind in ("users", "roles")
+            ]
+        }
+    )
 
 
 class LinkBody(Body):

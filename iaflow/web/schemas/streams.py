@@ -69,8 +69,19 @@ class Closed(Reply):
     reason: Reason
 
 
-def _document(example: str, description: str) -> dict[int | str, dict[str, Any]]:
-    content = {MEDIA_TYPE: {"schema": {"type": "string"}, "example": example}}
+def _document(example: str, description: str, *kinds: str) -> dict[int | str, dict[str, Any]]:
+    event = {
+        "type": "object",
+        "description": "One event of the stream, as its lines say.",
+        "required": ["data"],
+        "properties": {
+            "event": {"type": "string", "enum": list(kinds)},
+            "id": {"type": "string"},
+            "data": {"type": "string", "contentMediaType": "application/json"},
+        },
+    }
+    # `itemSchema` is of OpenAPI 3.2, and extends what is of 3.1.
+    content = {MEDIA_TYPE: {"schema": {"type": "string"}, "itemSchema": event, "example": example}}
     return {200: {"description": description, "content": content}}
 
 
@@ -81,8 +92,10 @@ RUN_EXAMPLE: Final = _document(
     f'event: run\ndata: {{"run_id":"{RUN_ID}","status":"succeeded","seq":2}}\n\n'
     f'event: end\ndata: {{"run_id":"{RUN_ID}","status":"succeeded","seq":2}}\n\n',
     "Server-sent events, until the run has ended",
+    *("run", "change", "end", "closed"),
 )
 INBOX_EXAMPLE: Final = _document(
     'id: 5f0c2a519d0b4c53\nevent: inbox\ndata: {"items":[],"has_more":false}\n\n',
     "Server-sent events, without an end of their own",
+    *("inbox", "closed"),
 )
