@@ -33,7 +33,14 @@ PACKAGES = ("celery", "kombu", "redis", "psycopg2-binary", "SQLAlchemy")
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and return 0; 1 if a bar was missed and `--check` asked for them."""
     asked = read_arguments(argv)
-    sizes = Sizes(asked.chain, asked.short_chain, asked.runs, asked.width, asked.history)
+    sizes = Sizes(
+        asked.chain,
+        asked.short_chain,
+        asked.runs,
+        asked.width,
+        asked.history,
+        asked.processes,
+    )
     room = ServerRoom()
     try:
         compared, counted = measure(room, asked, sizes)
@@ -92,6 +99,7 @@ def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         ("runs", 200),
         ("width", 500),
         ("history", 1_000_000),
+        ("processes", 8),
     ):
         parser.add_argument(f"--{name}", type=int, default=size, help=f"size (default {size})")
     asked = parser.parse_args(argv)
