@@ -55,7 +55,9 @@ def test_every_contender_runs_every_workload() -> None:
 
 @pytest.mark.slow
 def test_scaling_and_history_are_measured() -> None:
-    done = run_benchmarks("--json", "--history", "4000", "scaling", "history")
+    done = run_benchmarks(
+        *("--json", "--history", "4000", "--processes", "2"), "scaling", "history"
+    )
 
     assert done.returncode == 0, done.stderr
     compared = [json.loads(line) for line in done.stdout.splitlines()]
