@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from benchmarks.lists import QUERIES
 from tests.servers.worker import ROOT
 
 TINY = ["--rounds", "1", "--chain", "5", "--short-chain", "3", "--runs", "2", "--width", "4"]
@@ -66,6 +67,16 @@ def test_scaling_and_history_are_measured() -> None:
         ("history-run", "no-history", 1.1),
     }
     assert all(one["iaflow"] > 0 and one["peer"] > 0 for one in compared)
+
+
+@pytest.mark.slow
+def test_every_list_is_measured() -> None:
+    done = run_benchmarks("--json", "--history", "2000", "lists")
+
+    assert done.returncode == 0, done.stderr
+    listed = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {one["query"] for one in listed} == set(QUERIES)
+    assert all(one["milliseconds"] > 0 and one["bar"] == 50.0 for one in listed)
 
 
 def test_an_unknown_workload_is_refused() -> None:
