@@ -66,7 +66,7 @@ class Feeder:
         self._seen: set[str] = set()
         self._slow: Counter[str] = Counter()
 
-    def before_call(self, case: Case[Any], kwargs: dict[str, Any]) -> None:
+    def before_call(self, case: Case[Any]) -> None:
         """Give a request an address of its own, and things to be about."""
         case.headers["X-Forwarded-For"] = self._world.address()
         route = f"{case.method} {case.operation.path}"
@@ -74,9 +74,9 @@ class Feeder:
             return
         with self._world.fresh(not route.startswith("GET")):
             made = RECIPES[route].make(self._world, "own", self._visitor)
-        if made.by is not None:
-            # A session that may end, in the place of one that stays.
-            kwargs["headers"] = {**(kwargs.get("headers") or {}), **made.by.headers}
+        if "Cookie" in self._visitor.headers:
+            # A session that may end, where it does, in the place of one that stays.
+            case.headers.update((made.by or self._visitor).headers)
         path = case.path_parameters
         is_known = all(self._is_seen(value) for value in path.values())
         if not is_known and not self._is_negative(case, ParameterLocation.PATH):
@@ -129,7 +129,7 @@ def feeding(world: World, visitor: Visitor) -> Iterator[Feeder]:
 
     @schemathesis.hook
     def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -> None:
-        feeder.before_call(case, kwargs)
+        feeder.before_call(case)
 
     @schemathesis.hook
     def after_call(context: HookContext, case: Case[Any], response: Response) -> None:

@@ -78,7 +78,10 @@ def test_what_a_program_of_a_role_may_ask(
 def test_what_a_person_alone_may_ask(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ask_all(world, world.person("viewer"), PROGRAM_CANNOT, tmp_path, capsys)
+    # A session is put into each request, since some requests end it; schemathesis cannot take it
+    # away again. `test_authorisation.py` asks these without one, and with one that is over.
+    person = world.person("viewer")
+    ask_all(world, person, PROGRAM_CANNOT, tmp_path, capsys, without="ignored_auth")
 
 
 def test_what_everybody_may_ask(
@@ -94,6 +97,8 @@ def ask_all(
     routes: set[str],
     folder: Path,
     capsys: pytest.CaptureFixture[str],
+    *,
+    without: str | None = None,
 ) -> None:
     """Let schemathesis ask these operations; none may fail, and none go unasked."""
     described = world.app.openapi()
@@ -106,18 +111,20 @@ def ask_all(
     configuration = folder / "schemathesis.toml"
     configuration.write_text(CONFIGURATION, encoding="utf-8")
     report = folder / "report.json"
+    bearer = visitor.headers.get("Authorization")
     arguments = [
         *("--config-file", str(configuration), "run", str(description), "--url", world.url),
         *("--phases", "examples,coverage,fuzzing,stateful", "--checks", "all"),
         *("--max-examples", str(EXAMPLES), "--seed", str(SEED), "--continue-on-failure"),
         *("--report-json-path", str(report), "--no-color"),
         *(word for route in wanted for word in ("--include-name", route)),
-        *(word for name, value in visitor.headers.items() for word in ("-H", f"{name}: {value}")),
+        *(("--exclude-checks", without) if without else ()),
+        # What a session sends is put in request by request: some of them end it.
+        *(("-H", f"Authorization: {bearer}") if bearer else ()),
     ]
-    with feeding(world, visitor):
-        # The report says more than the exit status does.
-        with contextlib.suppress(SystemExit):
-            schemathesis.main(args=arguments, standalone_mode=False)
+    # The report says more than the exit status does.
+    with feeding(world, visitor), contextlib.suppress(SystemExit):
+        schemathesis.main(args=arguments, standalone_mode=False)
     told = capsys.readouterr().out
     found: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
     assert found["stop_reason"] == "completed", told
@@ -125,6 +132,7 @@ def ask_all(
     assert (found["failures"], found["errors"]) == ([], []), told
     warnings = {kind: places for kind, places in found["warnings"].items() if places}
     assert not warnings.keys() & {"missing_auth", "missing_test_data"}, told
+    (Path("/tmp/last-report.txt")).write_text(told)
     with capsys.disabled():
         who = visitor.name or "nobody"
         print(

@@ -5,7 +5,7 @@ Decides which fields there are; never which instants a schedule has.
 
 from __future__ import annotations
 
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -19,6 +19,10 @@ __all__ = ["Fire", "Fired", "Instants", "Schedule", "ScheduleBody"]
 LONGEST_SECONDS: Final = 366 * 24 * 3600
 
 
+_CRON: Final[dict[str, Any]] = {"type": "string", "maxLength": 500}
+_INTERVAL: Final[dict[str, Any]] = {"type": "integer", "minimum": 1, "maximum": LONGEST_SECONDS}
+
+
 class ScheduleBody(Body):
     """A schedule: what it starts, and when; `cron` or `interval_seconds`."""
 
@@ -30,12 +34,8 @@ class ScheduleBody(Body):
                     "properties": {given: rule, other: {"type": "null"}},
                 }
                 for given, rule, other in (
-                    ("cron", {"type": "string", "maxLength": 500}, "interval_seconds"),
-                    (
-                        "interval_seconds",
-                        {"type": "integer", "minimum": 1, "maximum": LONGEST_SECONDS},
-                        "cron",
-                    ),
+                    ("cron", _CRON, "interval_seconds"),
+                    ("interval_seconds", _INTERVAL, "cron"),
                 )
             ]
         }
