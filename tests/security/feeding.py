@@ -78,7 +78,8 @@ class Feeder:
             # A session that may end, where it does, in the place of one that stays.
             case.headers.update((made.by or self._visitor).headers)
         path = case.path_parameters
-        is_known = all(self._is_seen(value) for value in path.values())
+        # The stream of a run that has not ended would have no end either.
+        is_known = not route.endswith("/stream") and all(map(self._is_seen, path.values()))
         if not is_known and not self._is_negative(case, ParameterLocation.PATH):
             path.update(made.path)
         if not self._is_negative(case, ParameterLocation.QUERY):

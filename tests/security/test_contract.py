@@ -4,8 +4,8 @@ schemathesis reads the description and asks a real server: its examples, the bor
 parameter, random data of both kinds, and walks from one reply to the next request. It asks for each
 role what that role may ask; who may not is `test_authorisation.py`.
 
-IAFLOW_SCHEMATHESIS_EXAMPLES is the number of random requests for each operation,
-IAFLOW_SCHEMATHESIS_SEED another seed than the printed one.
+IAFLOW_TEST_SCHEMATHESIS_EXAMPLES is the number of random requests for each operation,
+IAFLOW_TEST_SCHEMATHESIS_SEED another seed than the printed one.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from tests.security.tables import POLICIES, PUBLIC, ROLES, SIGNED_IN
 from tests.security.world import World
 from tests.web.webs import Visitor
 
-EXAMPLES: Final = int(os.environ.get("IAFLOW_SCHEMATHESIS_EXAMPLES", "3"))
-SEED: Final = int(os.environ.get("IAFLOW_SCHEMATHESIS_SEED", "20300101"))
+EXAMPLES: Final = int(os.environ.get("IAFLOW_TEST_SCHEMATHESIS_EXAMPLES", "3"))
+SEED: Final = int(os.environ.get("IAFLOW_TEST_SCHEMATHESIS_SEED", "20300101"))
 
 pytestmark = [
     pytest.mark.timeout(240 + 40 * EXAMPLES),
@@ -39,6 +39,8 @@ pytestmark = [
 CONFIGURATION: Final = """
 # How much is read of a stream.
 max-stream-events = 3
+# Less than between two signs of life of a stream: one that rests fails, and hangs nothing.
+request-timeout = 10
 
 [cache]
 enabled = false
