@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -146,3 +147,42 @@ def ask_all(
             f"{found['test_cases']['generated']} cases in {found['running_time']:.0f} s, "
             f"seed {SEED}, {EXAMPLES} examples; warnings {warnings}"
         )
+
+
+# --- found by it, and by hand since then
+
+
+def test_a_place_tells_all_its_methods(world: World) -> None:
+    described = world.app.openapi()["paths"]
+    anybody = world.program("viewer")
+    for path, at in described.items():
+        reply = anybody.ask("OPTIONS", re.sub(r"\{[a-z_]+\}", "x", path))
+        assert reply.status_code == 405, path
+        assert reply.headers["allow"] == ", ".join(sorted(method.upper() for method in at)), path
+
+
+@pytest.mark.parametrize(
+    "instant", ("0.5", "1700000000", "-1", "2030-01-01", "2030-01-01T00:00:00")
+)
+def test_a_number_is_no_instant(world: World, instant: str) -> None:
+    reply = world.person("viewer").get("/api/v1/runs", until=instant)
+    assert (reply.status_code, reply.json()["code"]) == (422, "parameters_refused")
+
+
+def test_what_can_be_left_out_is_not_null_in_the_description(world: World) -> None:
+    for path, at in world.app.openapi()["paths"].items():
+        for operation in at.values():
+            for parameter in operation.get("parameters", ()):
+                kinds = [one.get("type") for one in parameter["schema"].get("anyOf", ())]
+                assert "null" not in kinds, (path, parameter["name"])
+
+
+def test_a_stream_is_described_event_by_event(world: World) -> None:
+    streams = [path for path in world.app.openapi()["paths"] if path.endswith("/stream")]
+    assert len(streams) == 2
+    for path in streams:
+        reply = world.app.openapi()["paths"][path]["get"]["responses"]["200"]
+        [(kind, content)] = reply["content"].items()
+        assert kind == "text/event-stream"
+        assert "schema" not in content
+        assert content["itemSchema"]["properties"]["data"]["contentMediaType"] == "application/json"
