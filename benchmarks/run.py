@@ -37,7 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and return 0; 1 if a bar was missed and `--check` asked for them."""
     asked = read_arguments(argv)
     load = Load(asked.seconds, asked.streams, asked.requests)
-    sizes = Sizes(asked.chain, asked.short_chain, asked.runs, asked.width, asked.history, load)
+    sizes = Sizes(
+        asked.chain,
+        asked.short_chain,
+        asked.runs,
+        asked.width,
+        asked.history,
+        asked.processes,
+        load,
+    )
     room = ServerRoom()
     try:
         compared, counted = measure(room, asked, sizes)
@@ -114,6 +122,7 @@ def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         ("streams", 200),
         ("requests", 50),
         ("seconds", 30),
+        ("processes", 8),
     ):
         parser.add_argument(f"--{name}", type=int, default=size, help=f"size (default {size})")
     asked = parser.parse_args(argv)

@@ -49,6 +49,7 @@ class Sizes:
     runs: int = 200
     width: int = 500
     history: int = 1_000_000
+    processes: int = 8
     load: Load = field(default_factory=Load)
 
 
@@ -241,7 +242,8 @@ def measure_scaling(room: ServerRoom, *, sizes: Sizes, rounds: int) -> list[Comp
     compared: list[Comparison] = []
     length, count = sizes.short_chain, min(sizes.runs, MOST_SCALED_RUNS)
     stage = Stage(room, events=False, worker_args=())
-    for workload, mains, children in ((SCALING_CHILDREN, 1, 8), (SCALING_MAINS, 8, 1)):
+    many = sizes.processes
+    for workload, mains, children in ((SCALING_CHILDREN, 1, many), (SCALING_MAINS, many, 1)):
         with ExitStack() as stack:
             crews = {
                 "iaflow": stack.enter_context(closing(Crew(stage, mains=mains, children=children))),

@@ -153,7 +153,7 @@ class Schedules:
     def delete(self, name: str, *, sight: Sight = EVERYTHING) -> None:
         """Remove a schedule and its history; its runs stay. Raises NotFound."""
         self.get(name, sight=sight)
-        self._engine.schedules.delete(name)
+        self._engine.delete_schedule(name, sight=sight)
 
     def next(self, name: str, count: int = 10, *, sight: Sight = EVERYTHING) -> list[datetime]:
         """Return the next instants of a schedule, in UTC; it may be paused. Raises NotFound."""
@@ -188,7 +188,7 @@ class Schedules:
     def _set_paused(self, name: str, sight: Sight, *, is_paused: bool) -> ScheduleRecord:
         # It knows which names are near, and what is out of sight.
         self.get(name, sight=sight)
-        return self._engine.set_schedule_paused(name, is_paused=is_paused)
+        return self._engine.set_schedule_paused(name, is_paused=is_paused, sight=sight)
 
     def _check_input(self, record: ScheduleRecord, now: datetime, sight: Sight) -> None:
         pipeline = None

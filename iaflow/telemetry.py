@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -44,13 +44,16 @@ def step_context(**known: Any) -> Iterator[None]:
         yield
 
 
-def configure_logs(level: str = "WARNING", *, json_lines: bool | None = None) -> None:
+def configure_logs(
+    level: str = "WARNING", *, json_lines: bool | None = None, also: Iterable[str] = ()
+) -> None:
     """
     Send iaflow's log lines to stderr: one JSON object each, or readable ones on a terminal.
 
     Args:
         level: the least urgent level that is written, such as ``INFO``.
         json_lines: True or False forces the form; None looks whether stderr is a terminal.
+        also: loggers of libraries whose lines are to look the same.
     """
     as_json = not sys.stderr.isatty() if json_lines is None else json_lines
     renderer: structlog.typing.Processor = (
@@ -70,7 +73,8 @@ def configure_logs(level: str = "WARNING", *, json_lines: bool | None = None) ->
             ],
         )
     )
-    root = logging.getLogger("iaflow")
-    root.handlers[:] = [handler]
-    root.setLevel(level)
-    root.propagate = False
+    for name in ("iaflow", *also):
+        root = logging.getLogger(name)
+        root.handlers[:] = [handler]
+        root.setLevel(level)
+        root.propagate = False

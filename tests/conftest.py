@@ -7,8 +7,8 @@ Read by pytest.
 from hypothesis import settings
 
 pytest_plugins = [
-    "tests.distribution",
     "tests.servers.fixtures",
+    "tests.distribution",
     "tests.conformance.options",
     "tests.fuzz.options",
 ]

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.servers.fixtures import describe_left
+
 __all__ = ["VARIABLE", "Parts", "choose_processes", "part_of", "taking_turns"]
 
 VARIABLE = "IAFLOW_TEST_PROCESSES"
@@ -82,6 +84,11 @@ def part_of(nodeid: str) -> str:
         # All cases of a place are played by the same workers.
         return f"{file}::{name.partition('[')[2].partition('-')[0]}"
     return file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    describe_left(getattr(node, "workeroutput", {}).get("left_running", []))
 
 
 # First: waiting for others is not a test's own time, which pytest-timeout measures.

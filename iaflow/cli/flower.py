@@ -65,7 +65,7 @@ def flower(options: tuple[str, ...], address: str, port: int, has_sign_in: bool)
     )
     app = find_worker_app(Path.cwd())
     # Around Celery's own program, so that no configuration of Flower can leave it away.
-    program = "iaflow.cli.flower_sign_in" if has_sign_in else "celery"
+    program = "iaflow.cli.flower_program" if has_sign_in else "celery"
     sys.stdout.flush()
     # A list of arguments of our own making; the user's own shell has read the rest.
     os.execv(  # noqa: S606

@@ -85,11 +85,10 @@ class ScheduleStore:
             updated_at=schedule.updated_at,
         )
 
-    def delete(self, name: str) -> bool:
-        """Remove a schedule with its history. False: there is none of that name."""
-        with self._database.transaction() as tx:
-            tx.queue(self._sql.delete_fires, name=name)
-            return bool(tx.fetch(self._sql.delete, name=name))
+    def delete(self, tx: Connection, name: str) -> None:
+        """Remove a locked schedule with its history."""
+        tx.queue(self._sql.delete_fires, name=name)
+        tx.queue(self._sql.delete, name=name)
 
     def find_due(self, *, now: datetime, limit: int = 100) -> list[str]:
         """Return the names of schedules of which an instant has come, the most overdue first."""
@@ -224,7 +223,7 @@ class _Statements:
         )
         self.delete = Statement(
             "iaflow_delete_schedule",
-            sa.delete(schedules).where(this).returning(schedules.c.name),
+            sa.delete(schedules).where(this),
         )
         # As the partial index has it, so that the index is what is read.
         is_awake = sa.text(TO_BE_FIRED)

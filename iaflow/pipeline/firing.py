@@ -57,12 +57,24 @@ class ScheduleVerbs(Core):
 
         return self.database.perform(put)
 
-    def set_schedule_paused(self, name: str, *, is_paused: bool) -> ScheduleRecord:
-        """Let a schedule rest, or go on with its next instant from now; raises NotFound."""
+    def delete_schedule(self, name: str, *, sight: Sight = EVERYTHING) -> None:
+        """Remove a schedule in sight with its history; one that is gone already stays so."""
+
+        def delete(tx: Connection) -> None:
+            known = self.schedules.lock(tx, name)
+            if known is not None and sight.sees(known.slug):
+                self.schedules.delete(tx, name)
+
+        self.database.perform(delete)
+
+    def set_schedule_paused(
+        self, name: str, *, is_paused: bool, sight: Sight = EVERYTHING
+    ) -> ScheduleRecord:
+        """Let a schedule in sight rest, or go on with its next instant from now; raises NotFound."""
 
         def change(tx: Connection) -> ScheduleRecord:
             known = self.schedules.lock(tx, name)
-            if known is None:
+            if known is None or not sight.sees(known.slug):
                 raise NotFound(f"there is no schedule {name!r}")
             if known.is_paused is is_paused:
                 return known

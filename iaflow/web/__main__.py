@@ -26,6 +26,9 @@ __all__ = ["find_doubts", "main"]
 
 MAKE_A_KEY: Final = 'python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
 
+LIBRARIES: Final = ("uvicorn", "asyncio")
+"""Whose words are ours in this process."""
+
 USAGE, NOT_REACHABLE = 2, 5
 """Exit codes, as those of `iaflow`."""
 
@@ -50,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _read_options(arguments)
     try:
         settings = load_settings()
-        configure_logs(settings.log_level)
+        configure_logs(settings.log_level, also=LIBRARIES)
         _check(options, settings)
         user = make_developer() if options.is_dev else None
         app = open_app(settings, development_user=user)

@@ -84,7 +84,7 @@ def create_app(
     app.add_middleware(
         AuthMiddleware, sessions=sessions, public=PUBLIC, development_user=development_user
     )
-    app.add_middleware(Guard)
+    app.add_middleware(Guard, trusted_proxies=settings.trusted_proxies)
     return app
 
 

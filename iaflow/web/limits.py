@@ -18,7 +18,15 @@ from starlette.types import Message
 from iaflow.pipeline.strict_json import JsonRefused, read_json
 from iaflow.web.problems import Refused
 
-__all__ = ["BODY_BYTES", "DEFINITION", "INPUT_BYTES", "LimitedRoute", "read_limited", "takes"]
+__all__ = [
+    "BODY_BYTES",
+    "DEFINITION",
+    "INPUT_BYTES",
+    "LimitedRoute",
+    "read_limited",
+    "require_type",
+    "takes",
+]
 
 BODY_BYTES: Final = 64 * 1024
 """The longest body of a request: answers, accounts, schedules."""
@@ -67,19 +75,30 @@ class LimitedRoute(APIRoute):
 
 
 async def _read_body(request: Request, most: int) -> bytes:
-    headers = request.headers
-    if headers.get("content-encoding", "identity").lower() != "identity":
-        raise Refused("body_not_json", "send the body as it is, without Content-Encoding")
-    kind, _, rest = headers.get("content-type", "").partition(";")
-    charset = rest.strip().lower().replace('"', "")
-    if kind.strip().lower() != "application/json" or charset not in ("", "charset=utf-8"):
-        raise Refused("body_not_json", "send JSON in UTF-8, with Content-Type: application/json")
+    require_type(request, "application/json", "send JSON in UTF-8")
     body = await read_limited(request, most)
     try:
         read_json(body, max_bytes=most, max_depth=BODY_DEPTH)
     except JsonRefused as error:
         raise Refused("body_refused", str(error), error.problems) from None
     return body
+
+
+def require_type(request: Request, kind: str, told: str) -> None:
+    """
+    Refuse a body that says to be something else than UTF-8 text of this kind, as it is.
+
+    Raises:
+        Refused: 415; also where it says two things, of which others might believe the second.
+    """
+    codings = request.headers.getlist("content-encoding")
+    if any(coding.strip().lower() != "identity" for coding in codings):
+        raise Refused("body_not_json", "send the body as it is, without Content-Encoding")
+    kinds = request.headers.getlist("content-type")
+    given, _, rest = kinds[0].partition(";") if len(kinds) == 1 else ("", "", "")
+    charset = rest.strip().lower().replace('"', "")
+    if given.strip().lower() != kind or charset not in ("", "charset=utf-8"):
+        raise Refused("body_not_json", f"{told}, with Content-Type: {kind}")
 
 
 async def read_limited(request: Request, most: int) -> bytes:
@@ -98,7 +117,10 @@ async def read_limited(request: Request, most: int) -> bytes:
             return await _collect(request, most)
     except TimeoutError:
         raise Refused(
-            "body_too_slow", f"it had not arrived after {BODY_SECONDS:.0f} s; nothing was done"
+            "body_too_slow",
+            f"it had not arrived after {BODY_SECONDS:.0f} s; nothing was done",
+            # What comes of it now would stand where the next request begins.
+            headers={"Connection": "close"},
         ) from None
 
 

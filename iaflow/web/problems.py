@@ -53,7 +53,9 @@ CODES: Final[Mapping[str, tuple[int, str]]] = {
     "method_not_allowed": (405, "This place has no such method"),
     "not_allowed": (403, "This is not allowed"),
     "not_found": (404, "There is nothing of that name"),
+    "overloaded": (503, "The server has too much to do"),
     "parameters_refused": (422, "A parameter of the request is refused"),
+    "request_refused": (400, "The request is no HTTP that is read here"),
     "schedule_refused": (422, "The schedule is refused"),
     "schema_outdated": (503, "The database is not ready for this version"),
     "sign_in_refused": (401, "The name or the password is wrong"),
@@ -102,10 +104,13 @@ class ProblemReply:
 
     def as_response(self, request_id: str) -> Response:
         """Return the reply itself."""
+        headers = dict(self.headers)
+        if self.code == "not_signed_in":
+            headers.setdefault("WWW-Authenticate", "Bearer")
         return Response(
             json.dumps(self.as_json(request_id), ensure_ascii=False),
             status_code=self.status,
-            headers=dict(self.headers),
+            headers=headers,
             media_type=MEDIA_TYPE,
         )
 
@@ -113,8 +118,15 @@ class ProblemReply:
 class Refused(Exception):
     """A request that the web itself refuses, before or instead of asking iaflow."""
 
-    def __init__(self, code: str, detail: str, problems: Iterable[Problem] = ()) -> None:
-        self.reply = ProblemReply(code, detail, tuple(problems))
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        problems: Iterable[Problem] = (),
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.reply = ProblemReply(code, detail, tuple(problems), headers or {})
         super().__init__(detail)
 
 

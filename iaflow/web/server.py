@@ -7,16 +7,21 @@ replied. Called by `python -m iaflow.web`.
 from __future__ import annotations
 
 import asyncio
+import http
 import ipaddress
 import socket
 from collections.abc import Callable
 from typing import Any, Final
 
+import h11
+import uuid_utils
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from iaflow.errors import SettingsRefused
+from iaflow.web.guard import HEADERS, Guard
+from iaflow.web.problems import ProblemReply
 
 __all__ = ["PatientProtocol", "is_loopback", "make_server", "require_loopback", "serve"]
 
@@ -28,6 +33,10 @@ SLOW_SECONDS: Final = 30.0
 
 MOST_HEAD_BYTES: Final = 32 * 1024
 MOST_CONNECTIONS: Final = 2_000
+
+MOST_UNREAD: Final = 16 * 1024 * 1024
+"""So much more of a refused body is taken and thrown away, for a client that reads its reply last."""
+
 BACKLOG: Final = 2_048
 GRACE_SECONDS: Final = 5
 """A stop waits so long for replies that have begun; streams of events end at once."""
@@ -38,9 +47,12 @@ class PatientProtocol(H11Protocol):
 
     _waiting: asyncio.TimerHandle | None = None
     _stuck: asyncio.TimerHandle | None = None
+    _unread = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            self.app = _refuse_for_now
         self._wait()
 
     def data_received(self, data: bytes) -> None:
@@ -48,9 +60,35 @@ class PatientProtocol(H11Protocol):
         # Typed as if it were always there; it is with the first request.
         cycle: Any = self.cycle
         if cycle is not None and not cycle.response_complete:
+            self._unread = 0
             self._stop_waiting()
-        elif self._waiting is None:
+            return
+        if self.conn.their_state is h11.SEND_BODY:
+            self._unread += len(data)
+            if self._unread > MOST_UNREAD:
+                self.transport.close()
+        if self._waiting is None:
             self._wait()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP as any other request is refused: with a problem and headers."""
+        reply = ProblemReply("request_refused", "this is no HTTP that is read here")
+        request_id = str(uuid_utils.uuid7())
+        response = reply.as_response(request_id)
+        headers = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+        headers += [*response.raw_headers, (b"cache-control", b"no-store")]
+        headers += [(b"connection", b"close"), (b"x-request-id", request_id.encode())]
+        for event in (
+            h11.Response(
+                status_code=response.status_code,
+                headers=headers,
+                reason=http.HTTPStatus(response.status_code).phrase,
+            ),
+            h11.Data(data=bytes(response.body)),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
@@ -124,11 +162,22 @@ def make_server(app: ASGIApp, *, host: str, port: int, **options: Any) -> uvicor
         access_log=False,
         log_config=None,
         h11_max_incomplete_event_size=MOST_HEAD_BYTES,
-        limit_concurrency=MOST_CONNECTIONS,
         timeout_graceful_shutdown=GRACE_SECONDS,
         **options,
     )
     return _Server(config)
+
+
+async def _reply_full(scope: Scope, receive: Receive, send: Send) -> None:
+    told = f"there are {MOST_CONNECTIONS:,} connections already; come again"
+    request_id = str(uuid_utils.uuid7())
+    headers = {"Retry-After": "5", "Connection": "close", "X-Request-Id": request_id}
+    response = ProblemReply("overloaded", told, headers=headers).as_response(request_id)
+    await response(scope, receive, send)
+
+
+_refuse_for_now: Final = Guard(_reply_full)
+"""In the place of the app, for connections beyond those that there may be."""
 
 
 class _Server(uvicorn.Server):

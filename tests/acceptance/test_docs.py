@@ -32,6 +32,7 @@ from iaflow.pipeline.forms import ANSWER_CODES
 from iaflow.pipeline.judging import ConditionContext
 from iaflow.pipeline.operators import ALIASES, OPERATORS
 from iaflow.settings import Settings
+from tests import distribution
 from tests.acceptance.stories import PAGES, ROOT, Fence, Story, follow, read_fences, read_stories
 from tests.servers import ServerRoom
 
@@ -153,7 +154,12 @@ def test_every_command_that_is_named_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_setting_that_is_named_exists(page: Path) -> None:
-    of_tests = {"IAFLOW_TEST_POSTGRES_URL", "IAFLOW_TEST_REDIS_URL", failpoints.VARIABLE}
+    of_tests = {
+        "IAFLOW_TEST_POSTGRES_URL",
+        "IAFLOW_TEST_REDIS_URL",
+        distribution.VARIABLE,
+        failpoints.VARIABLE,
+    }
     known = {*settings_of_the_product(), *of_tests}
     assert set(re.findall(r"IAFLOW_[A-Z_]*[A-Z]", page.read_text())) <= known
 

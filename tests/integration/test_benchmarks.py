@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from benchmarks.lists import QUERIES
 from tests.servers.worker import ROOT
 
 TINY = ["--rounds", "1", "--chain", "5", "--short-chain", "3", "--runs", "2", "--width", "4"]
@@ -55,7 +56,9 @@ def test_every_contender_runs_every_workload() -> None:
 
 @pytest.mark.slow
 def test_scaling_and_history_are_measured() -> None:
-    done = run_benchmarks("--json", "--history", "4000", "scaling", "history")
+    done = run_benchmarks(
+        *("--json", "--history", "4000", "--processes", "2"), "scaling", "history"
+    )
 
     assert done.returncode == 0, done.stderr
     compared = [json.loads(line) for line in done.stdout.splitlines()]
@@ -82,6 +85,16 @@ def test_a_web_process_is_measured_under_load() -> None:
     assert served["refused"] == {}
     assert set(served["p99_ms_by_kind"]) >= {"start", "run", "steps", "events", "list", "inbox"}
     assert served["events"] > 0
+
+
+@pytest.mark.slow
+def test_every_list_is_measured() -> None:
+    done = run_benchmarks("--json", "--history", "2000", "lists")
+
+    assert done.returncode == 0, done.stderr
+    listed = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {one["query"] for one in listed} == set(QUERIES)
+    assert all(one["milliseconds"] > 0 and one["bar"] == 50.0 for one in listed)
 
 
 def test_an_unknown_workload_is_refused() -> None:

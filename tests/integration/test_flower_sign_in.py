@@ -6,11 +6,14 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import psycopg2
 import pytest
 from flower.urls import handlers
 from flower.views import BaseHandler
@@ -77,6 +80,7 @@ class Scene:
     sessions: SessionManager
     log: Path
     http: httpx2.Client
+    database_url: str
     count: int = 0
 
     def looker(self, **cookies: str) -> Looker:
@@ -131,7 +135,7 @@ def scene(
 
     try:
         wait_until(answers, 30, f"Flower; its log ends:\n{read_tail(log)}")
-        yield Scene(url, sessions, log, http)
+        yield Scene(url, sessions, log, http, database_url)
     finally:
         http.close()
         sessions.close()
@@ -145,7 +149,7 @@ def every_path() -> list[str]:
     """Return a path to each place of Flower, but for those that are open."""
     patterns = [one[0] if isinstance(one, tuple) else one.regex.pattern for one in handlers]
     found = {re.sub(r"\(\.[+*]\)", "x", one).rstrip("$").replace("/?", "") for one in patterns}
-    return sorted(found - {"/healthcheck", "/login", "/static/x"} - {".*"}) + ["/nothing"]
+    return [*sorted(found - {"/healthcheck", "/login", "/static/x", ".*"}), "/nothing"]
 
 
 def test_every_place_of_flower_is_behind_the_door() -> None:
@@ -277,6 +281,27 @@ def test_programs_come_by_a_token(scene: Scene) -> None:
     assert replied.status_code == 400
 
 
+def test_what_a_page_fetches_by_itself_keeps_no_session_awake(scene: Scene) -> None:
+    name, looker = scene.operator()
+    [session] = scene.sessions.sessions_of(scene.user_id(name))
+    long_ago = session.seen_at - timedelta(minutes=10)
+    connecting = closing(psycopg2.connect(scene.database_url))
+    with connecting as connection, connection, connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE iaflow.sessions SET seen_at = %s WHERE session_id = %s",
+            (long_ago, session.session_id),
+        )
+
+    def seen_at() -> datetime:
+        [now] = scene.sessions.sessions_of(scene.user_id(name))
+        return now.seen_at
+
+    assert looker.get("/workers", headers={"X-Requested-With": "XMLHttpRequest"}).is_success
+    assert seen_at() == long_ago
+    assert looker.get("/workers").is_success
+    assert seen_at() > long_ago
+
+
 def test_nobody_acts_on_workers_though_signed_in(scene: Scene) -> None:
     _, looker = scene.operator()
     looker.get("/workers")
@@ -291,7 +316,7 @@ def test_nobody_acts_on_workers_though_signed_in(scene: Scene) -> None:
 def test_one_sign_in_is_enough() -> None:
     def options(*given: str, **environment: str) -> list[str]:
         return list_flower_options(
-            given, address="0.0.0.0", port=1, environment=environment, has_sign_in=True
+            given, address="10.0.0.1", port=1, environment=environment, has_sign_in=True
         )
 
     assert "--auth-provider=iaflow.cli.flower_sign_in.SignInHandler" in options()

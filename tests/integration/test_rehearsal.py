@@ -402,7 +402,7 @@ def test_in_real_time_on_a_loop_of_ones_own() -> None:
     async def main() -> Rehearsal:
         document = chain(task("a"), person("h"))
         return await rehearse_async(
-            document, steps={"a": {}}, answers=[Answer("h", {"ok": True}, at=0.05)]
+            document, steps={"a": {}}, answers=[Answer("h", {"ok": True}, after=0.05)]
         )
 
     outcome = asyncio.run(main())

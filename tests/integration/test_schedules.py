@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from iaflow.pipeline.check import compile_definition
 from iaflow.pipeline.maintenance import stage
 from iaflow.scheduling import Schedules
 from tests.integration.houses import House, VirtualClock
+from tests.integration.houses import race as release
+from tests.limits.test_schedule_instants import expected
 from tests.servers import wait_until
 from tests.servers.fixtures import StartWorker
 
@@ -252,6 +255,57 @@ def test_a_sweep_asks_once_for_schedules(house: House, desk: Schedules) -> None:
             connection.execute(sa.text("SET LOCAL enable_seqscan = off"))
             plan = connection.execute(sa.text(f"EXPLAIN {text.replace('$2', '10')}")).scalars()
             assert any("schedules_due" in line for line in plan)
+
+
+# --- changes of the clocks
+
+
+CHANGES = (
+    ("America/New_York", datetime(2026, 3, 8, 7, tzinfo=UTC)),
+    ("America/New_York", datetime(2026, 11, 1, 6, tzinfo=UTC)),
+    ("America/Santiago", datetime(2026, 9, 6, 4, tzinfo=UTC)),
+    ("America/Santiago", datetime(2026, 4, 5, 3, tzinfo=UTC)),
+    ("Australia/Lord_Howe", datetime(2026, 10, 3, 15, 30, tzinfo=UTC)),
+    ("Australia/Lord_Howe", datetime(2026, 4, 4, 15, tzinfo=UTC)),
+    ("Asia/Kathmandu", datetime(2026, 5, 1, 20, 15, tzinfo=UTC)),
+)
+"""Gaps, repeats, and midnight where no clock changes."""
+
+CRONS = {"star": "*/15 * * * *", "hours": "0,30 0-4 * * *", "twice": "30 1,2 * * *"}
+
+
+@pytest.mark.parametrize(("zone", "change"), CHANGES)
+def test_three_at_once_over_a_change_of_the_clocks_and_an_outage(
+    postgres_url: str, zone: str, change: datetime
+) -> None:
+    """RELIABILITY F18: nobody sweeps for two hours around it; each instant starts one run."""
+    clock = VirtualClock()
+    begun = clock.instant = change - 3 * HOUR
+    houses = [House(postgres_url, clock) for _ in range(3)]
+    first = houses[0]
+    first.publish(NIGHTLY)
+    desk = Schedules(first.engine, lambda tasks: None)
+    for name, cron in CRONS.items():
+        desk.put(name, "nightly", cron=cron, zone=zone, misfire=Misfire.ALL)
+
+    def sweep_in_a_thread(house: House) -> None:
+        house.sweep()
+        house.database.release_thread()
+
+    # Every ten minutes; from an hour before the change until an hour after it not at all.
+    for minutes in [*range(10, 121, 10), *range(240, 421, 10)]:
+        clock.instant = begun + timedelta(minutes=minutes)
+        release([partial(sweep_in_a_thread, house) for house in houses], first)
+    fired = {name: started(first, name) for name in CRONS}
+    midnight = begun.replace(hour=0, minute=0) - timedelta(days=2)
+    for name, cron in CRONS.items():
+        wanted = [one for one in expected(cron, zone, midnight, 6) if begun < one <= clock.instant]
+        assert fired[name] == wanted, cron
+        assert others(first, name) == {}
+    print(f"{zone} {change:%F}: {sum(map(len, fired.values()))} instants, one run each")
+    assert len(fired["star"]) >= 20
+    for house in houses:
+        house.database.close()
 
 
 # --- real processes

@@ -112,7 +112,7 @@ def test_a_pause_goes_by_the_times_as_they_are(
     seen = desk.get("daily")
     desk.put("daily", "report", cron="0 3 * * *")
     with monkeypatch.context() as patched:
-        patched.setattr(desk, "get", lambda name: seen)
+        patched.setattr(desk, "get", lambda name, **_: seen)
         desk.pause("daily")
         assert desk.resume("daily").next_at == begun + 3 * HOUR
     assert desk.get("daily").next_at == begun + 3 * HOUR

@@ -57,12 +57,30 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     ]
 
 
+# Last: fixtures of the session are gone by then.
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    # One of several processes has nobody to tell later (tests/distribution.py).
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["left_running"] = close_room(session.config)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
+    describe_left(close_room(config))
+
+
+def close_room(config: pytest.Config) -> list[str]:
+    """End all that the run has started; return what the tests should have ended."""
     room = config.stash.get(ROOM, None)
     if room is None:
-        return
-    left = room.close()
+        return []
+    del config.stash[ROOM]
+    return room.close()
+
+
+def describe_left(left: list[str]) -> None:
     if left:
         print("\nended by the guardian, because the tests left it running:", *left, sep="\n  ")
 

@@ -87,6 +87,7 @@ class Broker:
             "broker_write_url": self.url,
             "broker_use_ssl": False if self.tls is None else dict(self.tls),
             "broker_transport_options": self._transport_options(),
+            "worker_consumer": "iaflow.pipeline.executors.consuming:Consumer",
         }
         if self.kind is BrokerKind.REDIS:
             # A message must not sit behind a long step while another worker idles. Celery can
@@ -96,7 +97,6 @@ class Broker:
             return {
                 **common,
                 "task_create_missing_queue_type": "quorum",
-                "worker_consumer": "iaflow.pipeline.executors.consuming:Consumer",
                 # Their prefetch is each consumer's own.
                 "worker_detect_quorum_queues": True,
                 # A message that waits behind a long step is unacknowledged, and RabbitMQ closes

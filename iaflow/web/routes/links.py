@@ -18,7 +18,7 @@ from iaflow.data.records import PauseRecord
 from iaflow.data.status import PauseStatus
 from iaflow.errors import AnswerRefused, Conflict, NotAllowed, NotFound
 from iaflow.pipeline.forms import Form, parse_form, validate_answer
-from iaflow.web.limits import read_limited
+from iaflow.web.limits import read_limited, require_type
 from iaflow.web.link_page import POLICY, Given, LinkPage, read_answer, render_message
 from iaflow.web.policies import Caller, anybody
 from iaflow.web.problems import CODES, ProblemReply, Refused
@@ -46,13 +46,7 @@ CLOSED: Final = (
 
 async def read_form(request: Request) -> Given:
     """Return the fields of a posted form; nothing else is taken here."""
-    kind, _, rest = request.headers.get("content-type", "").partition(";")
-    charset = rest.strip().lower().replace('"', "")
-    if kind.strip().lower() != "application/x-www-form-urlencoded" or charset not in (
-        "",
-        "charset=utf-8",
-    ):
-        raise Refused("body_not_json", "only the page's own form can be sent here")
+    require_type(request, "application/x-www-form-urlencoded", "send the page's own form")
     body = await read_limited(request, FORM_BYTES)
     try:
         return parse_qs(

@@ -89,7 +89,10 @@ def list_runs(
     started_by: Annotated[
         str | None, Query(max_length=200, description="Started by exactly this name.")
     ] = None,
-    since: Annotated[Instant | None, Query(description="Made then, or later.")] = None,
+    since: Annotated[
+        Instant | None,
+        Query(description="Made then, or later, by the clock of the process that started it."),
+    ] = None,
     until: Annotated[Instant | None, Query(description="Made before.")] = None,
     parent: Annotated[
         str | None,

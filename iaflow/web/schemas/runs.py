@@ -297,7 +297,10 @@ class BulkFilter(Body):
     slug: str | None = Field(default=None, max_length=200, examples=["invoice-approval-v1"])
     status: RunStatus | None = None
     started_by: str | None = Field(default=None, max_length=200, examples=["maria"])
-    since: Instant | None = Field(default=None, description="Made then, or later.")
+    since: Instant | None = Field(
+        default=None,
+        description="Made then, or later, by the clock of the process that started it.",
+    )
     until: Instant | None = Field(default=None, description="Made before.")
     is_top_level: StrictBool = Field(default=False, description="Only runs that no step started.")
 
