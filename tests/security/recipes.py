@@ -311,7 +311,7 @@ def _run(world: World, where: Where, who: Visitor) -> Asked:
 
 @_recipe(f"GET {V1}/runs/{{run_id}}/stream", is_stream=True, **HIDDEN)
 def _stream_run(world: World, where: Where, who: Visitor) -> Asked:
-    return Asked(path={"run_id": world.run(where, "waiting")})
+    return Asked(path={"run_id": world.run(where)})
 
 
 @_recipe(f"GET {V1}/runs/{{run_id}}/steps/{{step_id}}", **HIDDEN)
@@ -438,5 +438,5 @@ def _decide(world: World, where: Where, who: Visitor) -> Asked:
         return Asked(path={"token": "A" * 43}, form={"form_token": "", "decision": "yes"})
     with world.fresh():
         _, token = world.link(world.pause("own"))
-    form = {"form_token": world.sessions.links.form_token(token), PREFIX + "decision": "yes"}
+    form = {"form_token": world.sessions.links.form_token(token), PREFIX + "decision": "0"}
     return Asked(path={"token": token}, form=form)

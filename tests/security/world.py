@@ -24,7 +24,18 @@ from iaflow.database.dialects import Database
 from tests.integration.houses import document, each, question
 from tests.web.webs import PASSWORD, Visitor, Web
 
-__all__ = ["NOWHERE", "OUTSIDERS", "PEOPLE", "ROOT", "STEPS", "Where", "World", "make_pipeline"]
+__all__ = [
+    "FOREIGN",
+    "NOWHERE",
+    "OUTSIDERS",
+    "OWN",
+    "PEOPLE",
+    "ROOT",
+    "STEPS",
+    "Where",
+    "World",
+    "make_pipeline",
+]
 
 T = TypeVar("T")
 
@@ -240,8 +251,13 @@ class World(Web):
         """Return an open question that is asked of nobody by name."""
         if where == "absent":
             return self.absent_id()
-        [pause] = self.client.inbox(self.run(where, "waiting"))
-        return pause.pause_id
+
+        def make() -> str:
+            with self.fresh():
+                [pause] = self.client.inbox(self.run(where, "waiting"))
+            return pause.pause_id
+
+        return self._keep(("pause", where), make)
 
     def link(self, pause_id: str) -> tuple[str, str]:
         """Return the id and the token of a one-time link to a question."""
