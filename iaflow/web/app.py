@@ -34,7 +34,7 @@ from iaflow.web.tracking import Tracker
 
 __all__ = ["PUBLIC", "create_app", "open_app"]
 
-PUBLIC: Final = ("/healthz", "/readyz", "POST /api/v1/session", "/api/v1/setup", "/l/*")
+PUBLIC: Final = ("/healthz", "/readyz", "/api/v1/session", "/api/v1/setup", "/l/*")
 """Where nobody needs to have signed in to be heard; their routes say what that is good for."""
 
 THREADS: Final = 16
@@ -180,13 +180,13 @@ async def _reply_to_http(request: Request, error: Exception) -> Response:
 
 
 def _methods_at(request: Request) -> list[str]:
-    """Return the methods of all routes at a place; the framework names those of the first."""
-    return sorted(
-        method
-        for route in request.app.routes
-        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
-        for method in route.methods or ()
-    )
+    """Return the methods of a place; the framework names those of its first route alone."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    found = (one for one in routes if one.matches(request.scope)[0] is not Match.NONE)
+    first = next(found, None)
+    # What a later template would match as well, such as a name, is another place.
+    here = (one for one in routes if first is not None and one.path == first.path)
+    return sorted(method for one in here for method in one.methods or ())
 
 
 def _problem_of(one: dict[str, object]) -> Problem:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
 import schemathesis
 from schemathesis import Case, HookContext, Response
+from schemathesis.core.failures import Failure, ResponseTimeExceeded
 from schemathesis.core.parameters import ParameterLocation
 from schemathesis.hooks import unregister
 
@@ -31,7 +33,7 @@ _IDS: Final = re.compile(
 FREE: Final = {
     *("input", "inputs", "answer", "action", "payload", "definition"),
     *("slug", "cron", "zone", "starts_at", "ends_at", "instant_as"),
-    *("name", "token", "password", "person"),
+    *("name", "token", "password", "old", "new", "person"),
 }
 """What the description of the API leaves free, and other rules do not."""
 
@@ -62,6 +64,7 @@ class Feeder:
         self._world = world
         self._visitor = visitor
         self._seen: set[str] = set()
+        self._slow: Counter[str] = Counter()
 
     def before_call(self, case: Case[Any]) -> None:
         """Give a request an address of its own, and things to be about."""
@@ -71,6 +74,9 @@ class Feeder:
             return
         with self._world.fresh(not route.startswith("GET")):
             made = RECIPES[route].make(self._world, "own", self._visitor)
+        if "Cookie" in self._visitor.headers:
+            # A session that may end, where it does, in the place of one that stays.
+            case.headers.update((made.by or self._visitor).headers)
         path = case.path_parameters
         is_known = all(self._is_seen(value) for value in path.values())
         if not is_known and not self._is_negative(case, ParameterLocation.PATH):
@@ -85,10 +91,19 @@ class Feeder:
         if response.status_code < 300:
             self._seen.update(_IDS.findall(response.text))
 
+    def is_counted(self, failure: Failure, case: Case[Any]) -> bool:
+        """Tell whether a failure is one: a reply that is slow once may be so for the machine."""
+        if not isinstance(failure, ResponseTimeExceeded):
+            return True
+        self._slow[case.operation.label] += 1
+        return self._slow[case.operation.label] > 1
+
     def _fill_query(self, route: str, case: Case[Any]) -> None:
         if "cursor" in case.query:
             kind, position = CURSORS[route]
             case.query["cursor"] = write_cursor(kind, position or self._world.absent_id())
+        if "user" in case.query:
+            case.query["user"] = self._visitor.name
 
     def _fill_body(self, body: dict[str, Any], made: dict[str, Any]) -> None:
         for name in FREE & set(body):
@@ -120,8 +135,14 @@ def feeding(world: World, visitor: Visitor) -> Iterator[Feeder]:
     def after_call(context: HookContext, case: Case[Any], response: Response) -> None:
         feeder.after_call(response)
 
+    @schemathesis.hook
+    def filter_failure(
+        context: HookContext, failure: Failure, case: Case[Any], response: Response
+    ) -> bool:
+        return feeder.is_counted(failure, case)
+
     try:
         yield feeder
     finally:
-        for one in (before_call, after_call):
+        for one in (before_call, after_call, filter_failure):
             unregister(one)

@@ -438,5 +438,5 @@ def _decide(world: World, where: Where, who: Visitor) -> Asked:
         return Asked(path={"token": "A" * 43}, form={"form_token": "", "decision": "yes"})
     with world.fresh():
         _, token = world.link(world.pause("own"))
-    form = {"form_token": world.sessions.links.form_token(token), PREFIX + "decision": "yes"}
+    form = {"form_token": world.sessions.links.form_token(token), PREFIX + "decision": "0"}
     return Asked(path={"token": token}, form=form)

@@ -240,8 +240,13 @@ class World(Web):
         """Return an open question that is asked of nobody by name."""
         if where == "absent":
             return self.absent_id()
-        [pause] = self.client.inbox(self.run(where, "waiting"))
-        return pause.pause_id
+
+        def make() -> str:
+            with self.fresh():
+                [pause] = self.client.inbox(self.run(where, "waiting"))
+            return pause.pause_id
+
+        return self._keep(("pause", where), make)
 
     def link(self, pause_id: str) -> tuple[str, str]:
         """Return the id and the token of a one-time link to a question."""

@@ -5,7 +5,7 @@ Decides which fields there are; never which instants a schedule has.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -16,6 +16,13 @@ from iaflow.web.schemas.base import Body, Instant, Object, Reply, Whole
 __all__ = ["Fire", "Fired", "Instants", "Schedule", "ScheduleBody"]
 
 
+LONGEST_SECONDS: Final = 366 * 24 * 3600
+
+
+_CRON: Final[dict[str, Any]] = {"type": "string", "maxLength": 500}
+_INTERVAL: Final[dict[str, Any]] = {"type": "integer", "minimum": 1, "maximum": LONGEST_SECONDS}
+
+
 class ScheduleBody(Body):
     """A schedule: what it starts, and when; `cron` or `interval_seconds`."""
 
@@ -24,11 +31,11 @@ class ScheduleBody(Body):
             "oneOf": [
                 {
                     "required": [given],
-                    "properties": {given: {"type": kind}, other: {"type": "null"}},
+                    "properties": {given: rule, other: {"type": "null"}},
                 }
-                for given, kind, other in (
-                    ("cron", "string", "interval_seconds"),
-                    ("interval_seconds", "integer", "cron"),
+                for given, rule, other in (
+                    ("cron", _CRON, "interval_seconds"),
+                    ("interval_seconds", _INTERVAL, "cron"),
                 )
             ]
         }
@@ -42,7 +49,7 @@ class ScheduleBody(Body):
         default=None, max_length=500, description="Five fields, or @daily.", examples=["30 2 * * *"]
     )
     interval_seconds: Whole | None = Field(
-        default=None, ge=1, le=366 * 24 * 3600, description="In the place of `cron`."
+        default=None, ge=1, le=LONGEST_SECONDS, description="In the place of `cron`."
     )
     zone: str = Field(default="UTC", max_length=100, description="The IANA zone of `cron`.")
     misfire: Misfire = Field(
