@@ -475,7 +475,7 @@ def test_the_pages_of_links(world: World, gathered: Gathered) -> None:
     for route in ("GET /l/{token}", "POST /l/{token}"):
         method = route.partition(" ")[0]
         for where in ("own", "absent"):
-            asked = RECIPES[route].make(world, where, world.nobody)  # type: ignore[arg-type]
+            asked = RECIPES[route].make(world, where, world.nobody)
             path = "/l/" + asked.path["token"]
             forms: list[Mapping[str, str] | None] = [asked.form]
             if asked.form is not None:
