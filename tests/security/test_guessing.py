@@ -64,17 +64,18 @@ def test_every_reason_gets_the_same_reply_for_the_same_work(deployment: Deployme
 
 
 def test_an_unknown_name_takes_as_long_as_a_wrong_password(tmp_path: Path) -> None:
-    """At full cost, one after the other. The count above is the proof; this looks at the clock."""
+    """At full cost, one after the other. The count above is the proof; this looks at the work."""
     dear = Deployment(f"sqlite:///{tmp_path / 'dear.db'}", KEY, passwords=Passwords())
     ways = {key: way for key, way in reasons(dear).items() if key != "no name at all"}
     taken: dict[str, list[float]] = {key: [] for key in ways}
     for turn in range(5):
         dear.clock.move(days=1)
         for key, (name, password) in ways.items():
-            begun = time.perf_counter()
+            # The processor's time: that of the clock is also what others on the machine do.
+            begun = time.process_time()
             with pytest.raises(SignInRefused):
                 dear.sessions.sign_in(name, password, address=f"192.0.2.{turn}")
-            taken[key].append(time.perf_counter() - begun)
+            taken[key].append(time.process_time() - begun)
     dear.close()
     medians = {key: statistics.median(times) for key, times in taken.items()}
     assert max(medians.values()) < 2 * min(medians.values()), medians
