@@ -54,14 +54,13 @@ class AuthMiddleware:
     Tells an application who sends each request, and sends away who may not come in.
 
     Every scope gets `user` (a Principal; None on a public route without good credentials),
-    `auth` (Credentials or None), `iaflow.request_id` and `iaflow.caller` (for what is audited);
-    on a public route `iaflow.lacks_csrf`, if that is why there is nobody.
+    `auth` (Credentials or None), `iaflow.request_id` and `iaflow.caller` (for what is audited).
 
     Args:
         app: the application.
         sessions: where credentials are looked up.
-        public: paths that need no credentials: exact ones, beginnings that end in `/*`, or a
-            function of the scope. Everything else does.
+        public: paths that need no credentials: exact ones (`POST /in` for one method alone),
+            beginnings that end in `/*`, or a function of the scope. Everything else does.
         development_user: who sends requests without credentials, in a mode for loopback alone:
             `Host` must name this machine.
     """
@@ -124,9 +123,7 @@ class AuthMiddleware:
         if credentials is not None and not self._has_csrf_token(scope, headers, credentials):
             if not is_public:
                 _refuse_with("csrf_refused", "send the session's X-CSRF-Token")
-            # Nobody's request, then: a sign-in from a page that knows of no session. A route
-            # there that wants somebody can tell why it has nobody.
-            scope["iaflow.lacks_csrf"] = True
+            # Nobody's request, then: a sign-in from a page that knows of no session.
             credentials = None
         if credentials is None and not is_public:
             _refuse_with("not_signed_in", "sign in, or send a token that is good")
@@ -247,7 +244,7 @@ def _match_paths(paths: Iterable[str]) -> Callable[[Scope], bool]:
         path, root = scope["path"], scope.get("root_path", "")
         if root and path.startswith(f"{root}/"):
             path = path[len(root) :]
-        if path in exact:
+        if path in exact or f"{scope.get('method', '')} {path}" in exact:
             return True
         # What steps out of a beginning does not begin with it.
         steps = set(path.replace("\\", "/").split("/"))

@@ -34,7 +34,7 @@ from iaflow.web.tracking import Tracker
 
 __all__ = ["PUBLIC", "create_app", "open_app"]
 
-PUBLIC: Final = ("/healthz", "/readyz", "/api/v1/session", "/api/v1/setup", "/l/*")
+PUBLIC: Final = ("/healthz", "/readyz", "POST /api/v1/session", "/api/v1/setup", "/l/*")
 """Where nobody needs to have signed in to be heard; their routes say what that is good for."""
 
 THREADS: Final = 16

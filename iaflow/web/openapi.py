@@ -100,6 +100,10 @@ def _complete(operation: dict[str, Any], route: APIRoute, policy: Policy) -> Non
         _forget_null(parameter["schema"])
     replies = operation.setdefault("responses", {})
     replies.pop("422", None)
+    for content in replies.get("200", {}).get("content", {}).values():
+        if "itemSchema" in content:
+            # The framework's, of the whole as text; a stream is described event by event.
+            content.pop("schema", None)
     named = {status for status in route.responses if isinstance(status, int) and status >= 400}
     for status in sorted(_statuses(operation, route, policy) | named):
         titles = sorted({title for code, title in CODES.values() if code == status})

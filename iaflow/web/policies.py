@@ -113,8 +113,6 @@ class Policy:
         if self.is_public:
             return caller
         if caller.principal is None:
-            if request.scope.get("iaflow.lacks_csrf"):
-                raise Refused("csrf_refused", "send the session's X-CSRF-Token")
             raise Refused("not_signed_in", "sign in, or send a token: Authorization: Bearer …")
         if self.permission is not None and not caller.principal.may(self.permission):
             raise PermissionMissing(caller, self.permission)

@@ -634,7 +634,7 @@ def test_old_runs_are_pruned(shell: Shell) -> None:
 def test_doctor_says_what_is_in_place(shell: Shell) -> None:
     shell.run("run", "hello.json")
     shell.env["IAFLOW_STEP_MODULES"] = "cli_steps"
-    shell.env["IAFLOW_SECRET_KEY"] = "never shown" * 5
+    shell.env["IAFLOW_SECRET_KEY"] = "never shown: 7Qe-fPz2Lw_xV0rTn4Yk8uBd"
     report = shell.json("doctor", "--import")
     assert report["ok"] is True
     verdicts = {one["name"]: one["verdict"] for one in report["findings"]}

@@ -311,7 +311,7 @@ def _run(world: World, where: Where, who: Visitor) -> Asked:
 
 @_recipe(f"GET {V1}/runs/{{run_id}}/stream", is_stream=True, **HIDDEN)
 def _stream_run(world: World, where: Where, who: Visitor) -> Asked:
-    return Asked(path={"run_id": world.run(where, "waiting")})
+    return Asked(path={"run_id": world.run(where)})
 
 
 @_recipe(f"GET {V1}/runs/{{run_id}}/steps/{{step_id}}", **HIDDEN)

@@ -24,7 +24,18 @@ from iaflow.database.dialects import Database
 from tests.integration.houses import document, each, question
 from tests.web.webs import PASSWORD, Visitor, Web
 
-__all__ = ["NOWHERE", "OUTSIDERS", "PEOPLE", "ROOT", "STEPS", "Where", "World", "make_pipeline"]
+__all__ = [
+    "FOREIGN",
+    "NOWHERE",
+    "OUTSIDERS",
+    "OWN",
+    "PEOPLE",
+    "ROOT",
+    "STEPS",
+    "Where",
+    "World",
+    "make_pipeline",
+]
 
 T = TypeVar("T")
 

@@ -81,7 +81,7 @@ def _document(example: str, description: str, *kinds: str) -> dict[int | str, di
         },
     }
     # `itemSchema` is of OpenAPI 3.2, and extends what is of 3.1.
-    content = {MEDIA_TYPE: {"schema": {"type": "string"}, "itemSchema": event, "example": example}}
+    content = {MEDIA_TYPE: {"itemSchema": event, "example": example}}
     return {200: {"description": description, "content": content}}
 
 
