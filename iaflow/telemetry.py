@@ -10,11 +10,15 @@ import logging
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import structlog
 
 __all__ = ["configure_logs", "get_logger", "step_context"]
+
+
+LONGEST: Final = 8 * 1024
+"""Characters of one field of a line."""
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
@@ -69,6 +73,9 @@ def configure_logs(
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.stdlib.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
+                # As text, here: what a renderer makes of it may show the values of variables.
+                structlog.processors.format_exc_info,
+                _tame,
                 renderer,
             ],
         )
@@ -78,3 +85,27 @@ def configure_logs(
         root.handlers[:] = [handler]
         root.setLevel(level)
         root.propagate = False
+
+
+def _tame(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Cut what is endless; escape what would begin another line or steer a terminal."""
+    for key, value in event.items():
+        # The end of a traceback tells most.
+        if key in ("exception", "stack") and isinstance(value, str):
+            event[key] = "\n".join(map(_escape, value[-LONGEST:].split("\n")))
+        elif isinstance(value, str):
+            event[key] = _cut(value)
+        elif not isinstance(value, bool | int | float | None):
+            text = repr(value)
+            event[key] = value if len(text) <= LONGEST and text.isprintable() else _cut(text)
+    return event
+
+
+def _cut(text: str) -> str:
+    return _escape(text if len(text) <= LONGEST else text[:LONGEST] + "…")
+
+
+def _escape(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)

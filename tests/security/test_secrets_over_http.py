@@ -448,7 +448,7 @@ def make_story(
 def run_doctor(story: Story) -> str:
     """Return all that `iaflow doctor` and other commands say of this deployment."""
     told = []
-    for words in (["doctor"], ["users", "list"]):
+    for words in (["doctor"], ["users", "show", "adele"]):
         done = subprocess.run(
             [sys.executable, "-m", "iaflow.cli", *words],
             check=False,
