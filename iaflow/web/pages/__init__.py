@@ -5,13 +5,17 @@ Decides their order alone: the first that matches serves. Read by the app.
 
 from starlette.routing import Route
 
-from iaflow.web.pages import files, signing_in
+from iaflow.web.pages import files, inbox, pipelines, schedules, signing_in, workers
 
 __all__ = ["PLACES", "ROUTERS"]
 
 ROUTERS = (
     files.router,
     signing_in.router,
+    inbox.router,
+    pipelines.router,
+    schedules.router,
+    workers.router,
 )
 
 PLACES = tuple(

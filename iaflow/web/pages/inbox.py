@@ -73,7 +73,7 @@ def show_inbox(caller: Answerer, request: Request, cursor: Cursor = None) -> Res
 def show_question(
     caller: Annotated[Caller, signed_in()], pause_id: Named, request: Request
 ) -> Response:
-    """Show a question: its form to whom it is asks, and who is asked to those who assign."""
+    """Show a question: its form to whom it asks, and who is asked to those who assign."""
     pause, is_asked = _find(caller, pause_id)
     question = tell_question(caller, pause)
     form = parse_form(pause.ui_schema)[0]
@@ -85,6 +85,7 @@ def show_question(
     links = caller.sessions.links.list(pause.pause_id) if is_assigner else ()
     fields = form.fields if form is not None else ()
     is_excluded = starter is not None and starter == caller.me.name
+    has_answered = pause.quorum > 1 and caller.client.has_answered(pause_id, caller.me.name)
     return render(
         caller,
         request,
@@ -96,13 +97,17 @@ def show_question(
         controls=list_controls(fields),
         labels={one.name: one for one in fields},
         is_open=is_open,
-        can_answer=is_open and is_asked and form is not None and not is_excluded,
+        can_answer=is_open
+        and is_asked
+        and form is not None
+        and not (is_excluded or has_answered),
+        has_answered=has_answered,
         is_excluded=is_excluded and is_asked,
         is_asked=is_asked,
         is_assigner=is_assigner,
         sees_run=caller.may(Permission.RUNS_READ) and caller.sight.sees(pause.slug),
         links=links,
-        fixable=[one for one in list_controls(_fixable(fields), "fixed")],
+        fixable=list_controls(_fixable(fields), "fixed"),
         lifetimes=LIFETIMES,
         now=datetime.now(UTC),
     )

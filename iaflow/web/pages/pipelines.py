@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request
+from markupsafe import Markup
 from starlette.responses import Response
 
 from iaflow.data.accounts import Permission
@@ -123,7 +124,8 @@ def show_pipeline(
         pipeline=pipeline,
         shown=shown,
         is_current=is_current,
-        drawing=draw_svg(graph),
+        # It has escaped all that is not ours.
+        drawing=Markup(draw_svg(graph, has_style=False)),
         steps=len(graph.nodes),
         definition=json.dumps(document, ensure_ascii=False, indent=2),
         versions=versions,

@@ -17,6 +17,13 @@ export class Problem extends Error {
   }
 }
 
+/** JSON that is sent as it was written: its numbers stay what they are (1.0 is not 1). */
+export class Raw {
+  constructor(text) {
+    this.text = text;
+  }
+}
+
 /** Asks the API. Returns what it replies (null: nothing); throws a Problem. */
 export async function ask(method, path, body = undefined, headers = {}) {
   const sent = { Accept: "application/json", ...headers };
@@ -30,7 +37,7 @@ export async function ask(method, path, body = undefined, headers = {}) {
       headers: sent,
       credentials: "same-origin",
       cache: "no-store",
-      body: body === undefined ? undefined : JSON.stringify(body),
+      body: body === undefined ? undefined : body instanceof Raw ? body.text : JSON.stringify(body),
     });
   } catch {
     throw new Problem(0, { title: "The server cannot be reached", detail: "The server cannot be reached: is the network there? Nothing was changed as far as is known." });
