@@ -25,7 +25,7 @@ from iaflow.data.accounts import Principal
 from iaflow.errors import IaflowError, Problem
 from iaflow.pipeline.strict_json import join_pointer
 from iaflow.settings import Settings, load_settings
-from iaflow.web import routes
+from iaflow.web import pages, routes
 from iaflow.web.guard import Guard
 from iaflow.web.openapi import describe_app
 from iaflow.web.policies import Parts, PermissionMissing, policy_of
@@ -34,7 +34,10 @@ from iaflow.web.tracking import Tracker
 
 __all__ = ["PUBLIC", "create_app", "open_app"]
 
-PUBLIC: Final = ("/healthz", "/readyz", "POST /api/v1/session", "/api/v1/setup", "/l/*")
+PUBLIC: Final = (
+    *("/healthz", "/readyz", "POST /api/v1/session", "/api/v1/setup", "/l/*"),
+    *pages.PLACES,
+)
 """Where nobody needs to have signed in to be heard; their routes say what that is good for."""
 
 THREADS: Final = 16
@@ -73,7 +76,7 @@ def create_app(
     )
     tracker = Tracker(client) if tracker is None else tracker
     app.state.parts = Parts(client, sessions, settings, tracker, development_user is not None)
-    _add_routes(app, routes.ROUTERS)
+    _add_routes(app, (*routes.ROUTERS, *pages.ROUTERS))
     app.openapi = lambda: describe_app(app)  # type: ignore[method-assign]
     for kind in (IaflowError, Refused):
         app.add_exception_handler(kind, _reply)
