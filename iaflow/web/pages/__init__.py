@@ -5,13 +5,14 @@ Decides their order alone: the first that matches serves. Read by the app.
 
 from starlette.routing import Route
 
-from iaflow.web.pages import files, signing_in
+from iaflow.web.pages import files, run, signing_in
 
 __all__ = ["PLACES", "ROUTERS"]
 
 ROUTERS = (
     files.router,
     signing_in.router,
+    run.router,
 )
 
 PLACES = tuple(
