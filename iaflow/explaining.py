@@ -360,7 +360,8 @@ def _explain_arrow(ledger: Ledger, edge: Edge, seen: set[str], depth: int, *, di
 
 def _find_first(ledger: Ledger, step_id: str, seen: set[str]) -> tuple[str, int]:
     """Return the first cause behind a step, and how many steps lie between the two."""
-    for passed in range(len(ledger.graph.nodes)):
+    passed = 0
+    while True:
         seen.add(step_id)
         before = next(
             (
@@ -371,9 +372,8 @@ def _find_first(ledger: Ledger, step_id: str, seen: set[str]) -> tuple[str, int]
             None,
         )
         if before is None:
-            break
-        step_id = before
-    return step_id, passed
+            return step_id, passed
+        step_id, passed = before, passed + 1
 
 
 def _is_carried(decision: DecisionRecord | None) -> bool:

@@ -55,6 +55,7 @@ def draw_svg(
     decisions: Mapping[int, bool] | None = None,
     title: str | None = None,
     links: Callable[[str], str] | None = None,
+    below: Mapping[str, str] | None = None,
     notes: Mapping[str, str] | None = None,
     has_style: bool = True,
 ) -> str:
@@ -74,6 +75,7 @@ def draw_svg(
             in it are undecided. None: no run, or nothing known.
         title: the drawing's accessible name; by default the name of the pipeline.
         links: gives the address that a step leads to by its id; None: steps are no links.
+        below: addresses by step id that a small sign beside the step leads to: of the run below it.
         notes: a few words by step id, which stand where else the id does.
         has_style: False for a page that has the rules of `build_style` in its own style sheet.
     """
@@ -110,6 +112,11 @@ def draw_svg(
                     clean((notes or {}).get(step_id, "")),
                 )
                 for step_id, node in graph.nodes.items()
+            ),
+            *(
+                _draw_below(step_id, layout.boxes[step_id], sizes, address)
+                for step_id, address in (below or {}).items()
+                if step_id in layout.boxes
             ),
             *_draw_crosses(layout, decisions),
             *_draw_labels(graph, layout, labels, decisions),
@@ -211,6 +218,18 @@ def _draw_step(
         f' transform="translate({_number(x)} {_number(y)})">'
         f"<title>{escape(told)}</title>"
         f"{_draw_box(step, kind, sizes)}{_draw_texts(step, kind, sizes, state, note)}{closing}"
+    )
+
+
+def _draw_below(step_id: str, at: Point, sizes: Sizes, address: str) -> str:
+    """Draw the way down to the run of a step, at the lower right corner of its box."""
+    x, y = at[0] + sizes.box_width / 2 - 13, at[1] + sizes.box_height / 2 - 9
+    told = escape(f"The run below {clean(step_id)}")
+    return (
+        f'<a class="below" href="{escape(address)}" aria-label="{told}"'
+        f' data-below="{escape(step_id)}" transform="translate({_number(x)} {_number(y)})">'
+        f'<title>{told}</title><rect class="box" width="20" height="20" rx="6"/>'
+        '<path class="icon" d="M10 5v9M6 10.5 10 14.5 14 10.5"/></a>'
     )
 
 

@@ -5,7 +5,7 @@ Decides their order alone: the first that matches serves. Read by the app.
 
 from starlette.routing import Route
 
-from iaflow.web.pages import files, inbox, pipelines, schedules, signing_in, workers
+from iaflow.web.pages import files, inbox, pipelines, run, schedules, signing_in, workers
 
 __all__ = ["PLACES", "ROUTERS"]
 
@@ -16,6 +16,7 @@ ROUTERS = (
     pipelines.router,
     schedules.router,
     workers.router,
+    run.router,
 )
 
 PLACES = tuple(
