@@ -5,13 +5,17 @@ Decides their order alone: the first that matches serves. Read by the app.
 
 from starlette.routing import Route
 
-from iaflow.web.pages import files, signing_in
+from iaflow.web.pages import account, files, home, runs, signing_in, users
 
 __all__ = ["PLACES", "ROUTERS"]
 
 ROUTERS = (
     files.router,
     signing_in.router,
+    home.router,
+    runs.router,
+    users.router,
+    account.router,
 )
 
 PLACES = tuple(
