@@ -5,7 +5,19 @@ Decides their order alone: the first that matches serves. Read by the app.
 
 from starlette.routing import Route
 
-from iaflow.web.pages import files, inbox, pipelines, run, schedules, signing_in, workers
+from iaflow.web.pages import (
+    account,
+    files,
+    home,
+    inbox,
+    pipelines,
+    run,
+    runs,
+    schedules,
+    signing_in,
+    users,
+    workers,
+)
 
 __all__ = ["PLACES", "ROUTERS"]
 
@@ -17,6 +29,10 @@ ROUTERS = (
     schedules.router,
     workers.router,
     run.router,
+    home.router,
+    runs.router,
+    users.router,
+    account.router,
 )
 
 PLACES = tuple(
