@@ -97,10 +97,7 @@ def show_question(
         controls=list_controls(fields),
         labels={one.name: one for one in fields},
         is_open=is_open,
-        can_answer=is_open
-        and is_asked
-        and form is not None
-        and not (is_excluded or has_answered),
+        can_answer=is_open and is_asked and form is not None and not (is_excluded or has_answered),
         has_answered=has_answered,
         is_excluded=is_excluded and is_asked,
         is_asked=is_asked,

@@ -39,6 +39,8 @@ SHOWN: Final = 50
 RECENT_RUNS: Final = 10
 RECENT_VERSIONS: Final = 20
 MOST_DIFFERENCES: Final = 200
+SMALL_GRAPH: Final = 25
+"""So many steps are drawn as wide as the page; more keep their size, and the page scrolls."""
 
 _SUBJECTS: Final = {
     Subject.PIPELINE: "Pipeline",
@@ -113,6 +115,8 @@ def show_pipeline(
         found = caller.client.compare_versions(slug, from_, to, sight=caller.sight)
         changes = list(_describe(found))
     is_current = number == pipeline.number
+    # It has escaped all that is not ours.
+    drawing = draw_svg(graph, has_style=False)
     runs: list[RunRecord] = []
     if caller.may(Permission.RUNS_READ):
         runs = caller.client.runs(RunFilter(slug=slug), sight=caller.sight, limit=RECENT_RUNS)
@@ -124,8 +128,8 @@ def show_pipeline(
         pipeline=pipeline,
         shown=shown,
         is_current=is_current,
-        # It has escaped all that is not ours.
-        drawing=Markup(draw_svg(graph, has_style=False)),
+        drawing=Markup(drawing),  # noqa: S704  # all in it that is not ours was escaped
+        fits=len(graph.nodes) <= SMALL_GRAPH,
         steps=len(graph.nodes),
         definition=json.dumps(document, ensure_ascii=False, indent=2),
         versions=versions,

@@ -45,9 +45,7 @@ def list_schedules(caller: Reader, request: Request, cursor: Cursor = None) -> R
     known = caller.client.schedules.all(sight=caller.sight)
     found = [one for one in known if one.name > after]
     page, following = cut_page(found, SHOWN, "schedules", lambda one: one.name)
-    lines = [
-        (one, describe_timetable(one), _fires(caller, one.name, LAST_FIRES)) for one in page
-    ]
+    lines = [(one, describe_timetable(one), _fires(caller, one.name, LAST_FIRES)) for one in page]
     return render(
         caller,
         request,

@@ -91,7 +91,9 @@ def answer_question(
 def reassign_question(caller: Assigner, pause_id: Named, body: NewAssignees) -> Question:
     """Ask others in the place of those who are asked; they are told of it."""
     assignees = {key: list(words) for key, words in body.model_dump().items() if words}
-    kept = caller.client.reassign(pause_id, assignees, by=caller.me.name, asked=find_assigner(caller))
+    kept = caller.client.reassign(
+        pause_id, assignees, by=caller.me.name, asked=find_assigner(caller)
+    )
     caller.record("pause.reassign", kept.pause_id, assignees)
     return tell_question(caller, kept)
 

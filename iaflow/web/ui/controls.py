@@ -108,10 +108,9 @@ def _as_text(asked: Field) -> str:
 
 
 def _list_choices(asked: Field) -> Iterable[Choice]:
+    options: list[tuple[Any, str]] = [(one.value, one.label) for one in asked.options]
     if asked.type is _T.BOOLEAN:
         options = [(True, "Yes"), (False, "No")]
-    else:
-        options = [(one.value, one.label) for one in asked.options]
     default = asked.default
     chosen = default if isinstance(default, list) else [] if default is None else [default]
     literals = {dump_json(value) for value in chosen}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, Final
@@ -126,15 +127,28 @@ def render_badge(status: object) -> Markup:
     ).format(look, word, GLYPHS[look], word)
 
 
-def render_tree(value: Any) -> Markup:
-    """Return a value of JSON as a tree that folds: text, whatever is in it."""
-    left = [MOST_NODES]
+def render_tree(value: Any, open_depth: int = _OPEN_DEPTH) -> Markup:
+    """
+    Return a value of JSON as a tree that folds: text, whatever is in it.
+
+    Args:
+        open_depth: so many storeys stand open at first.
+    """
+    left = _Left(MOST_NODES, open_depth)
     return Markup('<div class="tree">{}</div>').format(_render_value(value, 0, left))
 
 
-def _render_value(value: Any, depth: int, left: list[int]) -> Markup:
-    left[0] -= 1
-    if left[0] < 0:
+@dataclass(slots=True)
+class _Left:
+    """How many more values a tree may show, and how deep it stands open."""
+
+    nodes: int
+    open_depth: int
+
+
+def _render_value(value: Any, depth: int, left: _Left) -> Markup:
+    left.nodes -= 1
+    if left.nodes < 0:
         return Markup('<span class="none">more is not shown here</span>')
     match value:
         case None:
@@ -169,7 +183,7 @@ def _render_text(text: str) -> Markup:
 
 
 def _render_many(
-    pairs: list[tuple[str, Any]], word: str, empty: str, depth: int, left: list[int]
+    pairs: list[tuple[str, Any]], word: str, empty: str, depth: int, left: _Left
 ) -> Markup:
     if not pairs:
         return Markup('<span class="v-null">{}</span>').format(empty)
@@ -177,7 +191,7 @@ def _render_many(
         return Markup('<span class="none">deeper than is shown here</span>')
     rows: list[Markup] = []
     for key, each in pairs:
-        if left[0] <= 0:
+        if left.nodes <= 0:
             rows.append(Markup('<div class="none">more is not shown here</div>'))
             break
         rows.append(
@@ -190,7 +204,7 @@ def _render_many(
         return inner
     count = f"{len(pairs)} {word}{'' if len(pairs) == 1 else 's'}"
     return Markup("<details{}><summary>{}</summary>{}</details>").format(
-        Markup(" open") if depth < _OPEN_DEPTH and len(pairs) <= 12 else "", count, inner
+        Markup(" open") if depth < left.open_depth and len(pairs) <= 12 else "", count, inner
     )
 
 

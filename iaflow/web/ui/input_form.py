@@ -98,8 +98,10 @@ def _make(name: str, schema: Schema, default: Any, *, is_required: bool) -> Fiel
     made = _shape(base, schema, default)
     if default is None:
         return made
-    return replace(made, default=default) if _fits(made, default) else replace(
-        base, default=default, options=()
+    return (
+        replace(made, default=default)
+        if _fits(made, default)
+        else replace(base, default=default, options=())
     )
 
 
@@ -107,9 +109,7 @@ def _shape(base: Field, schema: Schema, default: Any) -> Field:
     options, is_optional = _options_of(schema)
     if options:
         kind = _T.RADIO if len(options) <= _FEW_OPTIONS else _T.SELECT
-        return replace(
-            base, type=kind, options=options, required=base.required and not is_optional
-        )
+        return replace(base, type=kind, options=options, required=base.required and not is_optional)
     types = schema.get("type")
     named = [one for one in (types if isinstance(types, list) else [types]) if one != "null"]
     is_nullable = isinstance(types, list) and "null" in types
@@ -196,12 +196,13 @@ def _spell(value: Any) -> str:
 
 
 def _bound(schema: Schema, name: str, exclusive: str, kind: FieldType, step: int) -> Any:
-    bound, other = schema.get(name), schema.get(exclusive)
-    if _is_number(other):
-        # Of numbers that are not whole a browser knows no open end.
-        return math.floor(other) + step if step > 0 and kind is _T.INTEGER else (
-            math.ceil(other) + step if kind is _T.INTEGER else other
-        )
+    """Return a bound, itself allowed; a browser knows no other, and the API is stricter."""
+    other = schema.get(exclusive)
+    if isinstance(other, int | float) and not isinstance(other, bool):
+        if kind is not _T.INTEGER:
+            return other
+        return (math.floor(other) if step > 0 else math.ceil(other)) + step
+    bound = schema.get(name)
     return bound if _is_number(bound) else None
 
 
