@@ -5,14 +5,18 @@ Decides their order alone: the first that matches serves. Read by the app.
 
 from starlette.routing import Route
 
-from iaflow.web.pages import files, run, signing_in
+from iaflow.web.pages import account, files, home, run, runs, signing_in, users
 
 __all__ = ["PLACES", "ROUTERS"]
 
 ROUTERS = (
     files.router,
     signing_in.router,
+    home.router,
+    runs.router,
     run.router,
+    users.router,
+    account.router,
 )
 
 PLACES = tuple(

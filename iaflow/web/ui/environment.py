@@ -34,6 +34,23 @@ _LOOKS: Final[Mapping[str, str]] = {
 }
 """Which status of a step each further word looks like."""
 
+_BROWSERS: Final = (
+    ("Edg/", "Edge"),
+    ("OPR/", "Opera"),
+    ("Firefox/", "Firefox"),
+    ("Chrome/", "Chrome"),
+    ("Safari/", "Safari"),
+)
+_SYSTEMS: Final = (
+    ("Android", "Android"),
+    ("iPhone", "iPhone"),
+    ("iPad", "iPad"),
+    ("Windows", "Windows"),
+    ("Mac OS X", "macOS"),
+    ("Linux", "Linux"),
+)
+"""Marks of a User-Agent: the first that fits, since each claims to be some of the others too."""
+
 _PLAIN: Final = "pending"
 
 MOST_NODES: Final = 2_000
@@ -57,7 +74,9 @@ def build_environment() -> Environment:
     )
     environment.filters.update(
         instant=render_instant,
+        short_instant=render_short_instant,
         ago=format_ago,
+        agent=describe_agent,
         duration=format_duration,
         badge=render_badge,
         json_tree=render_tree,
@@ -71,11 +90,32 @@ def render_instant(value: datetime | None) -> Markup:
     """Return an instant as an element: in UTC, until a script says it in the viewer's zone."""
     if value is None:
         return Markup('<span class="none">\u2014</span>')
-    utc = value.astimezone(UTC)
-    return Markup('<time datetime="{}">{}</time>').format(
-        utc.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        f"{utc.day} {utc:%b %Y, %H:%M} UTC",
+    return Markup('<time datetime="{}">{}</time>').format(_as_iso(value), _as_words(value))
+
+
+def render_short_instant(value: datetime) -> Markup:
+    """Return how long ago an instant was, as an element that has the instant too."""
+    return Markup('<time data-short datetime="{}" title="{}">{}</time>').format(
+        _as_iso(value), _as_words(value), format_ago(value)
     )
+
+
+def describe_agent(text: str) -> str:
+    """Return which browser on which system a User-Agent says it is; else its first words."""
+    browser = next((name for mark, name in _BROWSERS if mark in text), None)
+    system = next((name for mark, name in _SYSTEMS if mark in text), None)
+    if browser is None:
+        return text.partition("(")[0].strip()[:60] or "an unknown program"
+    return browser if system is None else f"{browser} on {system}"
+
+
+def _as_iso(value: datetime) -> str:
+    return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _as_words(value: datetime) -> str:
+    utc = value.astimezone(UTC)
+    return f"{utc.day} {utc:%b %Y, %H:%M} UTC"
 
 
 def format_ago(value: datetime | None, now: datetime | None = None) -> str:

@@ -188,7 +188,7 @@ export function showTimes(below = document) {
   for (const time of below.querySelectorAll("time[datetime]")) {
     const at = new Date(time.dateTime);
     if (Number.isNaN(at.getTime())) continue;
-    time.textContent = whole.format(at);
+    time.textContent = "short" in time.dataset ? ago(time.dateTime) : whole.format(at);
     time.title = `${exact.format(at)}, ${zone}; ${time.dateTime}`;
   }
   for (const since of below.querySelectorAll("[data-since]")) since.textContent = ago(since.dataset.since);
@@ -360,6 +360,7 @@ if (scheme) {
 for (const place of document.querySelectorAll("[data-zone]")) place.textContent = zone;
 showTimes();
 setInterval(() => {
+  for (const time of document.querySelectorAll("time[data-short]")) time.textContent = ago(time.dateTime);
   for (const since of document.querySelectorAll("[data-since]")) since.textContent = ago(since.dataset.since);
 }, 20000);
 document.documentElement.dataset.ready = "";
