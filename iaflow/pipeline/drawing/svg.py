@@ -33,6 +33,7 @@ _NAME_SIZE: Final = 13.0
 _SMALL_SIZE: Final = 11.5
 _LABEL_SIZE: Final = 11.5
 _BOLD: Final = 1.07  # how much wider bold letters are
+_BOLDER: Final = 1.13  # and in a fallback font, where a frame must hold them
 _WIDEST_LABEL: Final = 264.0
 _MARK_WIDTH: Final = 16.0
 # Where icon and texts begin and end, from the left and the right side of a shape.
@@ -136,7 +137,7 @@ class _Label:
     def __init__(self, whole: str, brief: str, *, is_of_run: bool) -> None:
         # Room for the mark of a decision, and bold letters if it is taken, before it is decided.
         spare = 16.0 + (_MARK_WIDTH if is_of_run else 0.0)
-        size = _LABEL_SIZE * (_BOLD if is_of_run else 1.0)
+        size = _LABEL_SIZE * (_BOLDER if is_of_run else 1.0)
         self.whole = whole
         self.text = shorten(brief, _WIDEST_LABEL - spare, size)
         self.width = text_width(self.text, size) + spare

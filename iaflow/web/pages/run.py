@@ -25,7 +25,7 @@ from iaflow.pipeline.graph import Graph
 from iaflow.web.pages.frame import PageRoute, render
 from iaflow.web.pages.run_telling import (
     describe_counts,
-    find_attempts,
+    find_moves,
     lay_out_condition,
     lay_out_why,
     plan_timeline,
@@ -129,7 +129,7 @@ def show_step_page(
         into=_tell_decisions(_into(caller, run, step_id), caller),
         out_of=_tell_decisions(_out_of(caller, run, step_id), caller),
         undecided=_find_undecided(caller, run, graph, step_id),
-        attempts=find_attempts(_read_events(caller, run), step_id, index),
+        moves=find_moves(_read_events(caller, run), step_id, index),
         below=_find_below(caller, run, step_id, index),
         items=items,
         items_status=None if status is None else status.value,

@@ -7,7 +7,7 @@ is known here), and never how it looks. Called by the pages of runs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -17,13 +17,13 @@ from iaflow.web.schemas.runs import Run
 from iaflow.web.schemas.steps import Event, Explained, ExplainedTransition, StepLine
 
 __all__ = [
-    "Attempt",
     "Bar",
     "Judged",
+    "Move",
     "Timeline",
     "WhyLine",
     "describe_counts",
-    "find_attempts",
+    "find_moves",
     "lay_out_condition",
     "lay_out_why",
     "plan_timeline",
@@ -153,32 +153,21 @@ def _judge(reason: Mapping[str, Any], source: str, depth: int) -> Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """
-    One execution of a step or an item, as the run's events have it.
+class Move:
+    """What became of a step or an item at an instant; `retrying` is a failed attempt's end."""
 
-    Attributes:
-        status: what it led to; `running` while it is at work.
-    """
-
-    number: int
-    began_at: datetime
-    ended_at: datetime | None
+    at: datetime
     status: StepStatus
 
 
-def find_attempts(events: Iterable[Event], step_id: str, index: int | None) -> list[Attempt]:
-    """Return how often a step, or an item of one, was executed, in order."""
-    found: list[Attempt] = []
-    for event in events:
-        for moved in event.steps:
-            if (moved.step_id, moved.index) != (step_id, index):
-                continue
-            if found and found[-1].ended_at is None:
-                found[-1] = replace(found[-1], ended_at=event.at, status=moved.status)
-            if moved.status is StepStatus.RUNNING:
-                found.append(Attempt(len(found) + 1, event.at, None, moved.status))
-    return found
+def find_moves(events: Iterable[Event], step_id: str, index: int | None) -> list[Move]:
+    """Return what happened to a step, or an item of one, in order, as the run's events have it."""
+    return [
+        Move(event.at, moved.status)
+        for event in events
+        for moved in event.steps
+        if (moved.step_id, moved.index) == (step_id, index)
+    ]
 
 
 # --- time

@@ -79,7 +79,9 @@ function patch(part, other) {
   const focused = keyOf(document.activeElement ?? part);
   const open = svg.querySelector(".is-open")?.dataset.step;
   svg.querySelector(".is-open")?.classList.remove("is-open");
-  svg.querySelector(".is-found")?.classList.remove("is-found");
+  const marked = svg.querySelector(".is-found");
+  const foundStep = marked?.dataset.step;
+  marked?.classList.remove("is-found");
   const old = partsOf(svg);
   const now = partsOf(fresh);
   for (const [key, element] of now) {
@@ -91,12 +93,14 @@ function patch(part, other) {
   svg.querySelector("desc").textContent = fresh.querySelector("desc").textContent;
   const shown = partsOf(svg);
   if (open) shown.get(`step:${open}`)?.classList.add("is-open");
+  if (foundStep) shown.get(`step:${foundStep}`)?.classList.add("is-found");
   if (focused && document.activeElement === document.body) shown.get(focused)?.focus({ preventScroll: true });
 }
 
 const SMALLEST = 0.03;
 const LARGEST = 3;
 const READABLE = 0.7;
+const AFAR = 0.3; // From here on no word can be read.
 
 class Graph {
   constructor(box) {
@@ -152,6 +156,7 @@ class Graph {
     this.svg.setAttribute("height", (this.height * next).toFixed(1));
     box.scrollLeft = left * next - x;
     box.scrollTop = top * next - y;
+    box.classList.toggle("is-small", next < AFAR);
     this.now.textContent = `${Math.round(next * 100)}%`;
   }
 
@@ -272,7 +277,10 @@ async function showStep(address, { isFresh = true } = {}) {
   shownAt = address;
   drawer.querySelector("[data-drawer-page]").href = address;
   markOpen(new URL(address, location.href));
-  if (!drawer.open) drawer.show();
+  if (!drawer.open) {
+    drawer.show();
+    graph?.centre(graph.svg.querySelector(".is-open"));
+  }
   drawer.scrollTop = 0;
   holder.querySelector("h1")?.focus({ preventScroll: true });
 }
@@ -380,7 +388,23 @@ function renew() {
       await new Promise((resolve) => setTimeout(resolve, Math.max(300, 3 * (performance.now() - begin))));
     }
     renewing = null;
+    lookAgain();
   })();
+}
+
+// A worker that takes a step up is no event of the run, nor is every item that ends: while it
+// runs the page looks by itself, the less often the longer nothing is told.
+let looking = 0;
+let patience = 2000;
+
+function lookAgain() {
+  clearTimeout(looking);
+  if (status !== "running" || "ended" in page.dataset) return;
+  looking = setTimeout(() => {
+    patience = Math.min(patience * 1.5, 15000);
+    if (document.hidden) lookAgain();
+    else renew();
+  }, patience);
 }
 
 function showLife(word, kind) {
@@ -404,7 +428,10 @@ if (!("ended" in page.dataset)) {
   let wasAway = false;
   follow(`/api/v1/runs/${runId}/stream?after=${page.dataset.seq}`, {
     run: (at) => noteStatus(at.status),
-    change: () => renew(),
+    change: () => {
+      patience = 2000;
+      renew();
+    },
     end: (at, end) => {
       noteStatus(at.status);
       end();
@@ -416,6 +443,7 @@ if (!("ended" in page.dataset)) {
     if ("ended" in page.dataset) return;
     if (state === "open") {
       showLife("live", "open");
+      lookAgain();
       if (wasAway) renew();
       wasAway = false;
     } else {
