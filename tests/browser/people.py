@@ -40,7 +40,9 @@ class Guest:
         return page
 
     def sign_in(self) -> Page:
-        page = self.open("/sign-in?next=/pipelines" if self.name != "paula" else "/sign-in?next=/inbox")
+        page = self.open(
+            "/sign-in?next=/pipelines" if self.name != "paula" else "/sign-in?next=/inbox"
+        )
         page.get_by_label("Name").fill(self.name)
         page.get_by_label("Password").fill(PASSWORD)
         page.get_by_role("button", name="Sign in").click()
@@ -49,7 +51,10 @@ class Guest:
 
     def _note_console(self, message: ConsoleMessage) -> None:
         # A refused request is told on the console too, and is what a test is about.
-        if message.type == "error" and "the server responded with a status of 4" not in message.text:
+        if (
+            message.type == "error"
+            and "the server responded with a status of 4" not in message.text
+        ):
             self.odd.append(f"{message.location.get('url')}: {message.text}")
 
     def _note_dialog(self, page: Page, dialog: Dialog) -> None:
