@@ -165,9 +165,8 @@ def _describe(options: Options, port: int) -> str:
     scheme = "https" if options.has_tls else "http"
     host = f"[{options.host}]" if ":" in options.host else options.host
     mode = ", development mode: whoever asks is an administrator" if options.is_dev else ""
-    place = f"http://localhost:{port}" if options.is_dev else f"{scheme}://{host}:{port}"
     parts = ", pages and steps in this process" if options.is_embedded else ""
-    return f"serving {place}{parts}{mode}; Ctrl-C ends"
+    return f"serving {scheme}://{host}:{port}{parts}{mode}; Ctrl-C ends"
 
 
 def _read_user() -> str:

@@ -28,6 +28,8 @@ from iaflow.settings import Settings, load_settings
 from iaflow.web import pages, routes
 from iaflow.web.guard import Guard
 from iaflow.web.openapi import describe_app
+from iaflow.web.pages.frame import render_message
+from iaflow.web.places import find_root
 from iaflow.web.policies import Parts, PermissionMissing, policy_of
 from iaflow.web.problems import ProblemReply, Refused, describe_error
 from iaflow.web.tracking import Tracker
@@ -175,11 +177,23 @@ async def _reply_to_http(request: Request, error: Exception) -> Response:
             reply = ProblemReply(
                 "method_not_allowed", f"here there is only {allowed}", headers=headers
             )
+        case 404 if request.method in ("GET", "HEAD") and not _is_for_programs(request):
+            user = request.scope.get("user")
+            me = user if isinstance(user, Principal) else None
+            return render_message(
+                request, "There is nothing here", "No page has this address.", status=404, me=me
+            )
         case 404:
             reply = ProblemReply("not_found", "there is no such place in this API")
         case _:
             reply = ProblemReply("body_refused", "the body cannot be read")
     return reply.as_response(_request_id(request))
+
+
+def _is_for_programs(request: Request) -> bool:
+    """Tell whether a place where nothing is would be the API's: all others would be pages."""
+    path = request.scope["path"].removeprefix(find_root(request))
+    return bool(path.startswith("/api/"))
 
 
 def _methods_at(request: Request) -> list[str]:
