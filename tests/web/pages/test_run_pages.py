@@ -336,7 +336,11 @@ def make_hostile() -> dict[str, Any]:
     steps: dict[str, Any] = {"start": {"inputs": {"all": "{{ parameters.all }}"}}}
     edges: list[Any] = []
     for k, text in enumerate(PAYLOADS):
-        steps[f"w{k}"] = {"name": text, "description": text, "inputs": {"text": f"{{{{ parameters.t{k} }}}}"}}
+        steps[f"w{k}"] = {
+            "name": text,
+            "description": text,
+            "inputs": {"text": f"{{{{ parameters.t{k} }}}}"},
+        }
         steps[f"h{k}"] = {"name": f"{text} hangs", "class": "Hangs"}
         asked = {"source": "result.text", "operator": "eq", "value_source": f"parameters.t{k}"}
         edges.append(("start", f"w{k}"))
