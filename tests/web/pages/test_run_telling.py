@@ -182,8 +182,8 @@ def test_whatever_the_clocks_said_bars_lie_within_the_scale(times: list[Any]) ->
     ("counts", "words"),
     (
         (None, ""),
-        (ItemCounts(1200, 3, 2, 2), "2 of 1,200 items"),
-        (ItemCounts(9, 9, 5, 3, 2, 4), "5 of 9 items, 2 failed, 4 wait"),
+        (ItemCounts(1200, 3, 2, 2), "2/1,200 items"),
+        (ItemCounts(9, 9, 5, 3, 2, 4), "5/9, 2 failed, 4 wait"),
     ),
 )
 def test_items_are_counted_in_few_words(counts: ItemCounts | None, words: str) -> None:
