@@ -110,6 +110,7 @@ def show_step_page(
     run = show_run(caller, run_id)
     step = show_step(caller, run.run_id, step_id, index)
     graph = caller.client.graph_of(run.run_id)
+    decisions = _all_decisions(caller, run)
     items = None
     if step.items is not None:
         if status is None and not every and step.items.failed:
@@ -126,9 +127,9 @@ def show_step_page(
         index=index,
         definition=graph.nodes[step_id].step,
         why=lay_out_why(explain_step(caller, run.run_id, step_id).explanation),
-        into=_tell_decisions(_into(caller, run, step_id), caller),
-        out_of=_tell_decisions(_out_of(caller, run, step_id), caller),
-        undecided=_find_undecided(caller, run, graph, step_id),
+        into=_tell_decisions([one for one in decisions if one.target == step_id], caller),
+        out_of=_tell_decisions([one for one in decisions if one.source == step_id], caller),
+        undecided=_find_undecided(decisions, graph, step_id),
         moves=find_moves(_read_events(caller, run), step_id, index),
         below=_find_below(caller, run, step_id, index),
         items=items,
@@ -285,15 +286,6 @@ class _Told:
     rows: list[Any] | None
 
 
-def _into(caller: Caller, run: Run, step_id: str) -> list[Decision]:
-    found = list_decisions(caller, run.run_id, step_id, EVERYTHING)
-    return [one for one in found.items if not one.superseded]
-
-
-def _out_of(caller: Caller, run: Run, step_id: str) -> list[Decision]:
-    return [one for one in _all_decisions(caller, run) if one.source == step_id]
-
-
 def _tell_decisions(decisions: Sequence[Decision], caller: Caller) -> list[_Told]:
     sees_data = caller.may(Permission.PAYLOADS_READ)
     return [
@@ -302,12 +294,12 @@ def _tell_decisions(decisions: Sequence[Decision], caller: Caller) -> list[_Told
     ]
 
 
-def _find_undecided(caller: Caller, run: Run, graph: Graph, step_id: str) -> list[tuple[str, str]]:
+def _find_undecided(
+    decisions: Sequence[Decision], graph: Graph, step_id: str
+) -> list[tuple[str, str]]:
     """Return the ends of the transitions around a step that nothing was decided on."""
+    known = {one.transition for one in decisions}
     node = graph.nodes[step_id]
-    known = {
-        one.transition for one in (*_into(caller, run, step_id), *_out_of(caller, run, step_id))
-    }
     edges = (*node.incoming, *node.outgoing)
     return [(edge.source, edge.target) for edge in edges if edge.index not in known]
 

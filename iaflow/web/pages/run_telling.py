@@ -239,9 +239,8 @@ def describe_counts(step: StepLine) -> str:
     if step.items is None:
         return ""
     items = step.items
-    words = f"{items.ended:,} of {items.total:,} items"
-    if items.failed:
-        words += f", {items.failed:,} failed"
+    words = f"{items.ended:,}/{items.total:,}"
+    more = [f", {items.failed:,} failed"] if items.failed else []
     if items.waiting:
-        words += f", {items.waiting:,} wait"
-    return words
+        more.append(f", {items.waiting:,} wait")
+    return words + ("".join(more) or " items")
