@@ -42,9 +42,12 @@ body { max-width: 40rem; margin: 2rem auto; padding: 1.5rem; background: var(--c
 html { background: var(--page); padding: 0 .75rem; }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .75rem; overflow-wrap: anywhere; }
 label, legend { display: block; margin-top: 1rem; padding: 0; font-weight: 600; }
-fieldset { border: 0; padding: 0; margin: 0; min-width: 0; }
+p { white-space: pre-wrap; }
+fieldset { border: 0; padding: 0; margin: 1rem 0 0; min-width: 0; }
+legend { margin: 0; }
 fieldset label { font-weight: 400; margin-top: .3rem; }
 input:not([type=checkbox], [type=radio]), textarea, select { width: 100%; font: inherit;
+  font-weight: 400; margin-top: .25rem;
   color: var(--ink); background: var(--raised); border: 1px solid var(--strong);
   border-radius: .45rem; padding: .45rem .6rem; }
 input[type=checkbox], input[type=radio] { accent-color: var(--accent); width: 1.1rem;
