@@ -362,8 +362,11 @@ document.addEventListener("iaflow:done", (event) => {
   if (!form.matches("form[data-deed]")) return;
   form.closest("dialog").close();
   if (form.dataset.deed === "run") location.assign(`${root}/runs/${event.detail.run_id}`);
-  else if (form.dataset.deed === "reload" || "ended" in page.dataset) setTimeout(() => location.reload(), 400);
-  else renew();
+  else {
+    // A run that had ended goes on, perhaps.
+    if ("ended" in page.dataset) followRun();
+    renew();
+  }
 });
 
 // --- staying up to date
@@ -424,8 +427,9 @@ function noteStatus(next) {
 
 for (const part of main.querySelectorAll("[data-live]")) told.set(part.dataset.live, null);
 
-if (!("ended" in page.dataset)) {
+function followRun() {
   let wasAway = false;
+  delete page.dataset.ended;
   follow(`/api/v1/runs/${runId}/stream?after=${page.dataset.seq}`, {
     run: (at) => noteStatus(at.status),
     change: () => {
@@ -452,3 +456,5 @@ if (!("ended" in page.dataset)) {
     }
   });
 }
+
+if (!("ended" in page.dataset)) followRun();
