@@ -193,7 +193,8 @@ async def _reply_to_http(request: Request, error: Exception) -> Response:
 def _is_for_programs(request: Request) -> bool:
     """Tell whether a place where nothing is would be the API's: all others would be pages."""
     path = request.scope["path"].removeprefix(find_root(request))
-    return bool(path.startswith("/api/"))
+    # A link that is none is told of as ever, however it is spoilt.
+    return bool(path.startswith(("/api/", "/l/")))
 
 
 def _methods_at(request: Request) -> list[str]:
