@@ -5,15 +5,22 @@ Decides what counts as odd: a dialog, an error of a script, something that the p
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page
 
 from tests.web.webs import PASSWORD, Web
 
-__all__ = ["Guest", "Guests"]
+__all__ = ["Guest", "Guests", "find_barriers", "open_house"]
+
+PIPELINES = Path(__file__).parents[2] / "pipelines"
 
 PATIENCE_MS = 15_000
 SERIOUS = ("serious", "critical")
@@ -83,6 +90,18 @@ class Guests:
             guest.context.close()
         odd = [told for guest in self._guests for told in guest.odd]
         assert odd == []
+
+
+@contextmanager
+def open_house(database_url: str) -> Iterator[Web]:
+    """Open a web on a database, with the example pipelines and what executes them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(PIPELINES))
+        modules = ("tests.integration.houses", "invoice_steps", "steps")
+        with Web(database_url, step_modules=modules) as web:
+            for name in ("invoice_approval", "hello_world"):
+                web.publish(json.loads((PIPELINES / f"{name}.json").read_text()))
+            yield web
 
 
 def find_barriers(page: Page) -> list[str]:

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 from playwright.sync_api import expect
 
-from tests.browser.people import Guests
+from tests.browser.people import Guests, open_house
+from tests.servers import ServerRoom
 from tests.web.webs import Web
 
-SLUG = "invoice-approval-v1"
+
+@pytest.fixture(scope="module", params=("sqlite", "postgres"))
+def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    """The web of the story, on each database."""
+    if request.param == "sqlite":
+        folder: Path = tmp_path_factory.mktemp("story")
+        with open_house(f"sqlite:///{folder / 'runs.db'}") as web:
+            yield web
+        return
+    room: ServerRoom = request.getfixturevalue("server_room")
+    url = room.create_database(request.getfixturevalue("postgres_template"))
+    with open_house(url) as web:
+        yield web
+    room.postgres.drop_database(url)
 
 
 def test_an_invoice_is_started_answered_and_explained(web: Web, guests: Guests) -> None:
