@@ -66,6 +66,7 @@ def places(web: Web) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", SCHEMES, ids=("light", "dark", "phone"))
 def test_no_page_has_a_barrier(
     guests: Guests, places: dict[str, str], options: dict[str, Any]
@@ -90,6 +91,7 @@ def test_the_sign_in_has_no_barrier(guests: Guests, web: Web) -> None:
         assert find_barriers(adele.open(path)) == []
 
 
+@pytest.mark.slow
 def test_texts_of_others_do_nothing(web: Web, guests: Guests) -> None:
     adele = guests.come("adele")
     # The browser tells of what the policy had to stop; the first line must hold by itself.
