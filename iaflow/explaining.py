@@ -26,6 +26,7 @@ __all__ = [
     "describe_reason",
     "explain",
     "lay_out",
+    "show_operand",
 ]
 
 
@@ -142,7 +143,8 @@ def explain(ledger: Ledger, step_id: str) -> Explanation:
     Return why a step ran or did not, back to the first causes.
 
     Where a source was skipped or cancelled, its own explanation is the `cause` of the arrow; a
-    step is explained once, however many paths lead back to it.
+    step is explained once, however many paths lead back to it. Of a long row of them the middle
+    is left out: the last cause that is told in full is followed by the first one.
     """
     return _explain(ledger, step_id, seen=set())
 
@@ -178,7 +180,7 @@ def describe_reason(reason: Mapping[str, Any], source: str = "its source") -> st
             return _GROUPS[kind, bool(reason.get("verdict"))]
         case "parameter":
             truth = "truthy" if reason.get("verdict") else "not truthy"
-            return f"parameter {reason.get('name')} is {_shown(reason)}, which is {truth}"
+            return f"parameter {reason.get('name')} is {show_operand(reason)}, which is {truth}"
         case "function":
             name = f"{reason.get('module')}.{reason.get('function')}()"
             return f"{name} is {_word(reason.get('verdict'))}"
@@ -212,6 +214,16 @@ def describe_items(counts: ItemCounts) -> str:
     told = ", ".join(f"{number:,} {word}" for word, number in parts.items() if number > 0)
     total = f"{counts.total:,} item{'' if counts.total == 1 else 's'}"
     return f"{total}: {told}" if told else total
+
+
+def show_operand(operand: Mapping[str, Any]) -> str:
+    """Return an operand as the ledger keeps it: a value, the beginning of one, or none."""
+    if operand.get("missing"):
+        return "(missing)"
+    value = operand.get("value")
+    if isinstance(value, Mapping) and value.keys() == {"truncated", "sha256", "bytes"}:
+        return f"{format_value(value['truncated'])[:-1]}… ({format_bytes(value['bytes'])})"
+    return format_value(value)
 
 
 # --- wording
@@ -253,6 +265,8 @@ _ENDS: Final = {
 }
 _CARRIED: Final = frozenset({"skipped", "cancelled"})
 """Ends that come from further up: their own explanation is the cause."""
+_NEAR_CAUSES: Final = 24
+"""How many causes, one behind the other, are told in full before the first one."""
 _DID_NOT_RUN: Final = frozenset({StepStatus.PENDING, StepStatus.SKIPPED, StepStatus.CANCELLED})
 
 
@@ -263,11 +277,11 @@ def _describe_compare(reason: Mapping[str, Any]) -> str:
     verdict = _word(reason.get("verdict"))
     right = reason.get("right")
     if right is None:
-        return f"{subject} {operator} → {_shown(left)} {operator} is {verdict}"
+        return f"{subject} {operator} → {show_operand(left)} {operator} is {verdict}"
     symbol = _SYMBOLS.get(operator, operator)
-    asked = right.get("path") or _shown(right)
+    asked = right.get("path") or show_operand(right)
     mismatch = " (values of different kinds)" if reason.get("note") == "kind_mismatch" else ""
-    seen = f"{_shown(left)} {operator} {_shown(right)} is {verdict}"
+    seen = f"{show_operand(left)} {operator} {show_operand(right)} is {verdict}"
     return f"{subject} {symbol} {asked} → {seen}{mismatch}"
 
 
@@ -284,16 +298,6 @@ def _describe_error(reason: Mapping[str, Any]) -> str:
     code = reason.get("code") or reason.get("error")
     message = reason.get("message")
     return f"its condition could not be judged: {code}" + (f": {message}" if message else "")
-
-
-def _shown(operand: Mapping[str, Any]) -> str:
-    """Return an operand as the ledger keeps it: a value, the beginning of one, or none."""
-    if operand.get("missing"):
-        return "(missing)"
-    value = operand.get("value")
-    if isinstance(value, Mapping) and value.keys() == {"truncated", "sha256", "bytes"}:
-        return f"{format_value(value['truncated'])[:-1]}… ({format_bytes(value['bytes'])})"
-    return format_value(value)
 
 
 def _word(verdict: Any) -> str:
@@ -314,18 +318,18 @@ def _list_parts(reason: Mapping[str, Any], depth: int = 0) -> list[tuple[int, st
 # --- explaining
 
 
-def _explain(ledger: Ledger, step_id: str, seen: set[str]) -> Explanation:
+def _explain(ledger: Ledger, step_id: str, seen: set[str], depth: int = 0) -> Explanation:
     node = ledger.graph.nodes[step_id]
     seen.add(step_id)
     record = ledger.steps.get(step_id)
     # Why a step ran is said by what was taken; causes are looked for only where it did not.
     dig = record is None or record.status in _DID_NOT_RUN
-    arrows = tuple(_explain_arrow(ledger, edge, seen, dig=dig) for edge in node.incoming)
+    arrows = tuple(_explain_arrow(ledger, edge, seen, depth, dig=dig) for edge in node.incoming)
     sentence = _tell(ledger, node)
     return Explanation(step_id, ledger.status(step_id), sentence, arrows)
 
 
-def _explain_arrow(ledger: Ledger, edge: Edge, seen: set[str], *, dig: bool) -> Arrow:
+def _explain_arrow(ledger: Ledger, edge: Edge, seen: set[str], depth: int, *, dig: bool) -> Arrow:
     decision = ledger.decisions.get(edge.index)
     if decision is None:
         words = f"{edge.source} is {ledger.status(edge.source)}"
@@ -336,7 +340,11 @@ def _explain_arrow(ledger: Ledger, edge: Edge, seen: set[str], *, dig: bool) -> 
     if reason.get("kind") == "end" and not decision.taken:
         if reason.get("end") in _CARRIED:
             if dig and edge.source not in seen:
-                cause = _explain(ledger, edge.source, seen)
+                first = edge.source
+                if depth >= _NEAR_CAUSES:
+                    first, passed = _find_first(ledger, edge.source, seen)
+                    words += f", as {_count_steps(passed)} before it" if passed else ""
+                cause = _explain(ledger, first, seen, depth + 1)
         else:
             words += _describe_fault(ledger.steps.get(edge.source))
     return Arrow(
@@ -348,6 +356,37 @@ def _explain_arrow(ledger: Ledger, edge: Edge, seen: set[str], *, dig: bool) -> 
         tuple(_list_parts(reason)),
         cause,
     )
+
+
+def _find_first(ledger: Ledger, step_id: str, seen: set[str]) -> tuple[str, int]:
+    """Return the first cause behind a step, and how many steps lie between the two."""
+    passed = 0
+    while True:
+        seen.add(step_id)
+        before = next(
+            (
+                edge.source
+                for edge in ledger.graph.nodes[step_id].incoming
+                if edge.source not in seen and _is_carried(ledger.decisions.get(edge.index))
+            ),
+            None,
+        )
+        if before is None:
+            return step_id, passed
+        step_id, passed = before, passed + 1
+
+
+def _is_carried(decision: DecisionRecord | None) -> bool:
+    return (
+        decision is not None
+        and not decision.taken
+        and decision.reason.get("kind") == "end"
+        and decision.reason.get("end") in _CARRIED
+    )
+
+
+def _count_steps(number: int) -> str:
+    return "was one step" if number == 1 else f"were {number:,} steps"
 
 
 def _describe_fault(record: StepRecord | None) -> str:

@@ -8,6 +8,7 @@ from hypothesis import settings
 
 pytest_plugins = [
     "tests.servers.fixtures",
+    "tests.browser.fixtures",
     "tests.distribution",
     "tests.conformance.options",
     "tests.fuzz.options",

@@ -71,6 +71,10 @@ class PeopleRequests(ClientCore):
         """Return how many people have answered a question that wants several."""
         return self._engine.pauses.count_answers(pause_id) if is_uuid(pause_id) else 0
 
+    def has_answered(self, pause_id: str, name: str) -> bool:
+        """Tell whether somebody has answered a question that wants several people."""
+        return is_uuid(pause_id) and self._engine.pauses.find_answer(pause_id, name) is not None
+
     def waiting_payload(self, run_id: str) -> dict[str, Any]:
         """Return what a run waits for: its questions to people, and its events."""
         self._engine.pinned(run_id)

@@ -1,4 +1,4 @@
-"""`python -m iaflow.web`: the process that serves the API, from its start to its end.
+"""`python -m iaflow.web`: the process that serves pages and API, from its start to its end.
 
 Decides under which settings it starts at all, and what is said of that; never what it replies.
 Called by `iaflow web`, or by whatever keeps services alive.
@@ -13,14 +13,20 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from iaflow.data.accounts import EVERYTHING, Permission, Principal
 from iaflow.errors import IaflowError, NotReachable, SettingsRefused
 from iaflow.settings import Settings, load_settings
 from iaflow.telemetry import configure_logs
 from iaflow.web.app import open_app
+from iaflow.web.embedded import open_embedded
 from iaflow.web.server import is_loopback, require_loopback, serve
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from iaflow.pipeline.importer import ImportReport
 
 __all__ = ["find_doubts", "main"]
 
@@ -40,6 +46,8 @@ class Options:
     host: str
     port: int
     is_dev: bool
+    is_embedded: bool
+    folder: str | None
     certfile: str | None
     keyfile: str | None
 
@@ -55,8 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load_settings()
         configure_logs(settings.log_level, also=LIBRARIES)
         _check(options, settings)
-        user = make_developer() if options.is_dev else None
-        app = open_app(settings, development_user=user)
+        app = _open(options, settings)
         for doubt in find_doubts(settings, options.host, has_tls=options.has_tls):
             _tell(f"warning: {doubt}")
         serve(
@@ -67,11 +74,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ssl_certfile=options.certfile,
             ssl_keyfile=options.keyfile,
         )
+    except KeyboardInterrupt:
+        # All has ended in good order by now; the server only passes on what ended it.
+        return 0
     except IaflowError as error:
         _tell(f"error: {error}")
         return NOT_REACHABLE if isinstance(error, NotReachable) else USAGE
     except OSError as error:
-        _tell(f"error: cannot listen on {options.host}:{options.port}: {error.strerror or error}")
+        where = f"{options.host}:{options.port}"
+        _tell(f"error: cannot listen on {where}: {error.strerror or error} (--port 0: any)")
         return USAGE
     return 0
 
@@ -104,6 +115,10 @@ def _check(options: Options, settings: Settings) -> None:
     for name in (options.certfile, options.keyfile):
         if name is not None and not Path(name).is_file():
             raise SettingsRefused(f"there is no file {name}")
+    if options.folder is not None and not options.is_embedded:
+        raise SettingsRefused("--import goes with --embedded; elsewhere there is `iaflow import`")
+    if options.folder is not None and not Path(options.folder).is_dir():
+        raise SettingsRefused(f"there is no folder {options.folder}")
     if options.is_dev:
         require_loopback(options.host)
     elif settings.secret_key is None or not settings.secret_key.get_secret_value():
@@ -114,11 +129,33 @@ def _check(options: Options, settings: Settings) -> None:
         )
 
 
+def _open(options: Options, settings: Settings) -> FastAPI:
+    user = make_developer() if options.is_dev else None
+    if not options.is_embedded:
+        return open_app(settings, development_user=user)
+    # As for a worker, modules that the settings name may lie in the current folder; at the end
+    # of the path they can take the place of nothing that is installed.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    folder = None if options.folder is None else Path(options.folder)
+    return open_embedded(settings, folder=folder, development_user=user, tell=_tell_imported)
+
+
+def _tell_imported(report: ImportReport) -> None:
+    for refused in report.refused:
+        first = refused.problems[0]
+        _tell(f"warning: {refused.file} is refused: {first.pointer or '/'}: {first.message}")
+
+
 def _read_options(arguments: Sequence[str] | None) -> Options:
-    parser = argparse.ArgumentParser(prog="iaflow web", description="Serve the API of iaflow.")
+    parser = argparse.ArgumentParser(
+        prog="iaflow web", description="Serve the pages and the API of iaflow."
+    )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--dev", action="store_true", dest="is_dev")
+    parser.add_argument("--embedded", action="store_true", dest="is_embedded")
+    parser.add_argument("--import", dest="folder")
     parser.add_argument("--ssl-certfile", dest="certfile")
     parser.add_argument("--ssl-keyfile", dest="keyfile")
     return Options(**vars(parser.parse_args(arguments)))
@@ -128,7 +165,8 @@ def _describe(options: Options, port: int) -> str:
     scheme = "https" if options.has_tls else "http"
     host = f"[{options.host}]" if ":" in options.host else options.host
     mode = ", development mode: whoever asks is an administrator" if options.is_dev else ""
-    return f"serving {scheme}://{host}:{port}{mode}; Ctrl-C ends"
+    parts = ", pages and steps in this process" if options.is_embedded else ""
+    return f"serving {scheme}://{host}:{port}{parts}{mode}; Ctrl-C ends"
 
 
 def _read_user() -> str:

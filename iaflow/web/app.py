@@ -25,16 +25,21 @@ from iaflow.data.accounts import Principal
 from iaflow.errors import IaflowError, Problem
 from iaflow.pipeline.strict_json import join_pointer
 from iaflow.settings import Settings, load_settings
-from iaflow.web import routes
+from iaflow.web import pages, routes
 from iaflow.web.guard import Guard
 from iaflow.web.openapi import describe_app
+from iaflow.web.pages.frame import render_message
+from iaflow.web.places import find_root
 from iaflow.web.policies import Parts, PermissionMissing, policy_of
 from iaflow.web.problems import ProblemReply, Refused, describe_error
 from iaflow.web.tracking import Tracker
 
 __all__ = ["PUBLIC", "create_app", "open_app"]
 
-PUBLIC: Final = ("/healthz", "/readyz", "POST /api/v1/session", "/api/v1/setup", "/l/*")
+PUBLIC: Final = (
+    *("/healthz", "/readyz", "POST /api/v1/session", "/api/v1/setup", "/l/*"),
+    *pages.PLACES,
+)
 """Where nobody needs to have signed in to be heard; their routes say what that is good for."""
 
 THREADS: Final = 16
@@ -73,7 +78,7 @@ def create_app(
     )
     tracker = Tracker(client) if tracker is None else tracker
     app.state.parts = Parts(client, sessions, settings, tracker, development_user is not None)
-    _add_routes(app, routes.ROUTERS)
+    _add_routes(app, (*routes.ROUTERS, *pages.ROUTERS))
     app.openapi = lambda: describe_app(app)  # type: ignore[method-assign]
     for kind in (IaflowError, Refused):
         app.add_exception_handler(kind, _reply)
@@ -172,11 +177,24 @@ async def _reply_to_http(request: Request, error: Exception) -> Response:
             reply = ProblemReply(
                 "method_not_allowed", f"here there is only {allowed}", headers=headers
             )
+        case 404 if request.method in ("GET", "HEAD") and not _is_for_programs(request):
+            user = request.scope.get("user")
+            me = user if isinstance(user, Principal) else None
+            return render_message(
+                request, "There is nothing here", "No page has this address.", status=404, me=me
+            )
         case 404:
             reply = ProblemReply("not_found", "there is no such place in this API")
         case _:
             reply = ProblemReply("body_refused", "the body cannot be read")
     return reply.as_response(_request_id(request))
+
+
+def _is_for_programs(request: Request) -> bool:
+    """Tell whether a place where nothing is would be the API's: all others would be pages."""
+    path = request.scope["path"].removeprefix(find_root(request))
+    # A link that is none is told of as ever, however it is spoilt.
+    return bool(path.startswith(("/api/", "/l/")))
 
 
 def _methods_at(request: Request) -> list[str]:

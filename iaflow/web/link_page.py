@@ -30,18 +30,37 @@ PREFIX: Final = "field."
 """Before the name of a field of the form, so that none can be one of the page's own."""
 
 _STYLE: Final = """
-:root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif; }
-body { max-width: 40rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; }
-label, legend { display: block; margin-top: 1rem; font-weight: 600; }
-fieldset { border: 0; padding: 0; margin: 0; }
-fieldset label { font-weight: 400; margin-top: .25rem; }
-input:not([type=checkbox], [type=radio]), textarea, select { width: 100%; box-sizing: border-box;
-  font: inherit; padding: .4rem; }
-dt { font-weight: 600; } dd { margin: 0 0 .5rem; white-space: pre-wrap; overflow-wrap: anywhere; }
-.help, footer { font-size: .9rem; opacity: .8; }
-.fault { color: #b00020; font-weight: 600; }
-button { margin-top: 1.5rem; padding: .6rem 1.2rem; font: inherit; font-weight: 600; }
+:root { color-scheme: light dark; font: 100%/1.5 system-ui, -apple-system, "Segoe UI", sans-serif;
+  --page: light-dark(#f5f6f9, #0f1217); --card: light-dark(#fff, #171b22);
+  --raised: light-dark(#fff, #1f242d); --line: light-dark(#d9dee8, #2c333f);
+  --strong: light-dark(#8a94a8, #687386); --ink: light-dark(#1b2130, #e9ecf2);
+  --muted: light-dark(#566075, #a3adbe); --accent: light-dark(#1d57c4, #2a62c9);
+  --danger: light-dark(#b3261e, #ff9d97); }
+* { box-sizing: border-box; }
+body { max-width: 40rem; margin: 2rem auto; padding: 1.5rem; background: var(--card);
+  color: var(--ink); border: 1px solid var(--line); border-radius: .6rem; font-size: .9375rem; }
+html { background: var(--page); padding: 0 .75rem; }
+h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .75rem; overflow-wrap: anywhere; }
+label, legend { display: block; margin-top: 1rem; padding: 0; font-weight: 600; }
+p { white-space: pre-wrap; }
+fieldset { border: 0; padding: 0; margin: 1rem 0 0; min-width: 0; }
+legend { margin: 0; }
+fieldset label { font-weight: 400; margin-top: .3rem; }
+input:not([type=checkbox], [type=radio]), textarea, select { width: 100%; font: inherit;
+  font-weight: 400; margin-top: .25rem;
+  color: var(--ink); background: var(--raised); border: 1px solid var(--strong);
+  border-radius: .45rem; padding: .45rem .6rem; }
+input[type=checkbox], input[type=radio] { accent-color: var(--accent); width: 1.1rem;
+  height: 1.1rem; vertical-align: -.2em; }
+:focus-visible { outline: 3px solid light-dark(#1d57c4, #9cc2fb); outline-offset: 2px; }
+dl { border-left: 3px solid var(--line); padding-left: .9rem; }
+dt { color: var(--muted); font-size: .88rem; }
+dd { margin: 0 0 .5rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+.help, footer { font-size: .88rem; color: var(--muted); }
+.fault { color: var(--danger); font-weight: 600; }
+button { margin-top: 1.5rem; padding: .5rem 1.1rem; font: inherit; font-weight: 600; color: #fff;
+  background: var(--accent); border: 1px solid var(--accent); border-radius: .45rem; }
+@media (max-width: 40rem) { body { margin: .75rem auto; padding: 1rem; } }
 """
 
 _STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()

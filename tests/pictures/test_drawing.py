@@ -403,6 +403,41 @@ def test_a_narrow_graph_runs_down_and_a_wide_one_to_the_right() -> None:
     assert not lay_out(wide)[0].downwards
 
 
+def test_a_run_that_goes_on_leaves_everything_where_it_is(choice: Graph) -> None:
+    def measure(states: dict[str, str], decisions: dict[int, bool]) -> list[Any]:
+        root = parse(draw_svg(choice, states=states, decisions=decisions))
+        steps = {step: group.get("transform") for step, group in drawn_steps(root).items()}
+        labels = [
+            (rect.get("x"), rect.get("y"), rect.get("width"))
+            for rect in root.iter(f"{SVG}rect")
+            if rect.get("rx") == "10"
+        ]
+        return [root.get("viewBox"), steps, labels]
+
+    indices = [edge.index for edge in choice.edges]
+    begun = measure({}, {})
+    assert begun == measure(dict.fromkeys(choice.nodes, "succeeded"), dict.fromkeys(indices, True))
+    assert begun == measure(dict.fromkeys(choice.nodes, "failed"), dict.fromkeys(indices, False))
+
+
+def test_steps_are_links_if_a_page_says_where_to(choice: Graph) -> None:
+    svg = draw_svg(choice, states={}, links=lambda step_id: f'/s/{step_id}?"<a>', has_style=False)
+    root = parse(svg)
+    links = {link.get("data-step"): link for link in root.iter(f"{SVG}a")}
+    assert set(links) == set(choice.nodes)
+    for step_id, link in links.items():
+        assert link.get("href") == f'/s/{step_id}?"<a>'
+        assert step_id in (link.get("aria-label") or "")
+    assert root.find(f"{SVG}style") is None
+    assert root.get("role") == "group"
+
+
+def test_a_note_stands_in_the_place_of_the_id() -> None:
+    graph = make_graph({"a": {"name": "Each"}}, [])
+    svg = draw_svg(graph, states={"a": "running"}, notes={"a": "3 of 9 <items>"})
+    assert "3 of 9 <items>" in texts(drawn_steps(parse(svg))["a"])
+
+
 def test_two_thousand_steps_take_seconds() -> None:
     rows, size = 20, 2000
     ids = list(middles(size))

@@ -6,6 +6,7 @@ Decides nothing; runs are made by the planner in memory. Run by pytest.
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -406,3 +407,28 @@ def test_a_laid_out_explanation_is_the_same_in_words() -> None:
         "      b was skipped because the transition into it was not taken",
         "          a → b  refused: result.ok == true → false eq true is false",
     ]
+
+
+def test_a_long_row_of_causes_is_told_in_full_only_near_the_step_and_at_its_beginning() -> None:
+    size = 2000
+    ids = [f"s{k}" for k in range(size)]
+    graph = compile_graph(make_document(list(pairwise(ids))))
+    run = ledger_of(make_run([("s0", "s1")])).run
+    skipped = {"kind": "end", "on": "success", "end": "skipped"}
+    refused = compared({"value": 1}, "gt", {"value": 2}, False)
+    decisions = [
+        DecisionRecord("r", k, a, b, False, 1, skipped if k else refused, NOW)
+        for k, (a, b) in enumerate(pairwise(ids))
+    ]
+    steps = [
+        replace(StepRecord.unreached("r", step_id), status=StepStatus.SKIPPED)
+        for step_id in ids[1:]
+    ]
+    ledger = Ledger.of(graph, run, steps, decisions)
+    lines = lay_out(explain(ledger, ids[-1]))
+    assert len(lines) < 100
+    assert lines[-1].transition == "s0 → s1"
+    assert lines[-1].words.endswith("1 gt 2 is false")
+    assert any(
+        line.words.endswith("s1974 was skipped, as were 1,973 steps before it") for line in lines
+    )

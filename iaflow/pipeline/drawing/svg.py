@@ -6,7 +6,7 @@ their colours (palette). Called by the command line and the web pages.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from html import escape
 from typing import Final
 
@@ -33,6 +33,7 @@ _NAME_SIZE: Final = 13.0
 _SMALL_SIZE: Final = 11.5
 _LABEL_SIZE: Final = 11.5
 _BOLD: Final = 1.07  # how much wider bold letters are
+_BOLDER: Final = 1.13  # and in a fallback font, where a frame must hold them
 _WIDEST_LABEL: Final = 264.0
 _MARK_WIDTH: Final = 16.0
 # Where icon and texts begin and end, from the left and the right side of a shape.
@@ -44,6 +45,8 @@ _INSETS: Final[Mapping[str, tuple[float, float]]] = {
 }
 # How many steps the description names one by one.
 _DESCRIBED_STEPS: Final = 40
+# Room for the longest word of a status: what stands beside it stays where it is as a run goes on.
+_STATUS_ROOM: Final = max(text_width(word, _SMALL_SIZE * _BOLD) for word in STATUSES) + 12
 
 
 def draw_svg(
@@ -52,12 +55,18 @@ def draw_svg(
     states: Mapping[str, str] | None = None,
     decisions: Mapping[int, bool] | None = None,
     title: str | None = None,
+    links: Callable[[str], str] | None = None,
+    below: Mapping[str, str] | None = None,
+    notes: Mapping[str, str] | None = None,
+    has_style: bool = True,
 ) -> str:
     """
     Return a graph as an SVG document that needs nothing beside it and runs no script.
 
     It follows the reader's light or dark preference, and says a status by colour, by sign and by
-    word. A page that embeds it finds steps by `data-step` and transitions by `data-transition`.
+    word. A page that embeds it finds steps by `data-step`, transitions by `data-transition`, their
+    labels by `data-label` and the crosses on those without by `data-cross`. Two drawings of one
+    run have everything in the same place, however far the run is.
 
     Args:
         graph: the compiled graph of a definition.
@@ -66,6 +75,10 @@ def draw_svg(
         decisions: by the index of a transition, whether it was taken; transitions that are not
             in it are undecided. None: no run, or nothing known.
         title: the drawing's accessible name; by default the name of the pipeline.
+        links: gives the address that a step leads to by its id; None: steps are no links.
+        below: addresses by step id that a small sign beside the step leads to: of the run below it.
+        notes: a few words by step id, which stand where else the id does.
+        has_style: False for a page that has the rules of `build_style` in its own style sheet.
     """
     labels = _choose_labels(graph, decisions)
     sizes = _DENSE if len(graph.nodes) > _MANY_STEPS else _ROOMY
@@ -74,8 +87,10 @@ def draw_svg(
     # Two drawings may stand on one page: what one refers to is its own.
     key = f"iaf-{graph.definition.content_hash[:12]}"
     width, height = _number(layout.width), _number(layout.height)
+    # What is a picture has no links in it.
+    role = "img" if links is None else "group"
     opening = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="iaf" role="img" width="{width}"'
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="iaf" role="{role}" width="{width}"'
         f' height="{height}" viewBox="0 0 {width} {height}"'
         f' aria-labelledby="{key}-title {key}-desc">'
     )
@@ -84,13 +99,25 @@ def draw_svg(
             opening,
             f'<title id="{key}-title">{escape(name)}</title>',
             f'<desc id="{key}-desc">{escape(_describe(graph, states))}</desc>',
-            f"<style>{build_style()}</style>",
+            *([f"<style>{build_style()}</style>"] if has_style else []),
             f'<rect class="canvas" width="{width}" height="{height}"/>',
             *_draw_edges(graph, layout, labels, decisions),
             _draw_start(layout, layout.boxes[graph.start], sizes),
             *(
-                _draw_step(node.step, layout.boxes[step_id], sizes, _state(states, step_id))
+                _draw_step(
+                    node.step,
+                    layout.boxes[step_id],
+                    sizes,
+                    _state(states, step_id),
+                    None if links is None else links(step_id),
+                    clean((notes or {}).get(step_id, "")),
+                )
                 for step_id, node in graph.nodes.items()
+            ),
+            *(
+                _draw_below(step_id, layout.boxes[step_id], sizes, address)
+                for step_id, address in (below or {}).items()
+                if step_id in layout.boxes
             ),
             *_draw_crosses(layout, decisions),
             *_draw_labels(graph, layout, labels, decisions),
@@ -107,10 +134,10 @@ class _Label:
 
     __slots__ = ("text", "whole", "width")
 
-    def __init__(self, whole: str, brief: str, verdict: bool | None) -> None:
-        spare = 16.0 + (_MARK_WIDTH if verdict is not None else 0.0)
-        # A taken one is bold.
-        size = _LABEL_SIZE * (_BOLD if verdict else 1.0)
+    def __init__(self, whole: str, brief: str, *, is_of_run: bool) -> None:
+        # Room for the mark of a decision, and bold letters if it is taken, before it is decided.
+        spare = 16.0 + (_MARK_WIDTH if is_of_run else 0.0)
+        size = _LABEL_SIZE * (_BOLDER if is_of_run else 1.0)
         self.whole = whole
         self.text = shorten(brief, _WIDEST_LABEL - spare, size)
         self.width = text_width(self.text, size) + spare
@@ -122,7 +149,7 @@ def _choose_labels(graph: Graph, decisions: Mapping[int, bool] | None) -> dict[i
         transition = graph.definition.transitions[edge.index]
         if whole := describe_transition(transition):
             brief = abbreviate(whole, edge.source)
-            labels[edge.index] = _Label(whole, brief, (decisions or {}).get(edge.index))
+            labels[edge.index] = _Label(whole, brief, is_of_run=decisions is not None)
     return labels
 
 
@@ -171,17 +198,39 @@ def _naming(step: StepDefinition) -> str:
 # --- steps
 
 
-def _draw_step(step: StepDefinition, at: Point, sizes: Sizes, state: str | None) -> str:
+def _draw_step(
+    step: StepDefinition,
+    at: Point,
+    sizes: Sizes,
+    state: str | None,
+    link: str | None,
+    note: str,
+) -> str:
     kind = str(step.type)
     known = state if state in STATUSES else None
     classes = f"step {kind}" + (f" {known}" if known else "")
-    told = ", ".join([_naming(step), kind.replace("_", " "), *([state] if state else [])])
+    told = ", ".join([_naming(step), kind.replace("_", " "), *filter(None, [state, note])])
     x, y = at[0] - sizes.box_width / 2, at[1] - sizes.box_height / 2
+    opening, closing = "<g", "</g>"
+    if link is not None:
+        opening, closing = f'<a href="{escape(link)}" aria-label="{escape(told)}"', "</a>"
     return (
-        f'<g class="{classes}" data-step="{escape(step.id)}"'
+        f'{opening} class="{classes}" data-step="{escape(step.id)}"'
         f' transform="translate({_number(x)} {_number(y)})">'
         f"<title>{escape(told)}</title>"
-        f"{_draw_box(step, kind, sizes)}{_draw_texts(step, kind, sizes, state)}</g>"
+        f"{_draw_box(step, kind, sizes)}{_draw_texts(step, kind, sizes, state, note)}{closing}"
+    )
+
+
+def _draw_below(step_id: str, at: Point, sizes: Sizes, address: str) -> str:
+    """Draw the way down to the run of a step, at the lower right corner of its box."""
+    x, y = at[0] + sizes.box_width / 2 - 13, at[1] + sizes.box_height / 2 - 9
+    told = escape(f"The run below {clean(step_id)}")
+    return (
+        f'<a class="below" href="{escape(address)}" aria-label="{told}"'
+        f' data-below="{escape(step_id)}" transform="translate({_number(x)} {_number(y)})">'
+        f'<title>{told}</title><rect class="box" width="20" height="20" rx="6"/>'
+        '<path class="icon" d="M10 5v9M6 10.5 10 14.5 14 10.5"/></a>'
     )
 
 
@@ -239,7 +288,7 @@ def _polygon(*points: Point) -> str:
     return f'<path class="box" stroke-linejoin="round" d="M{path}z"/>'
 
 
-def _draw_texts(step: StepDefinition, kind: str, sizes: Sizes, state: str | None) -> str:
+def _draw_texts(step: StepDefinition, kind: str, sizes: Sizes, state: str | None, note: str) -> str:
     """Draw icon and name; below or beside them the id, what a foreach does, and the status."""
     width, height = sizes.box_width, sizes.box_height
     inset, outset = _INSETS.get(kind, (13.0, 13.0))
@@ -247,7 +296,7 @@ def _draw_texts(step: StepDefinition, kind: str, sizes: Sizes, state: str | None
     parts = [
         _draw_icon(kind, inset, height / 2 - 10),
     ]
-    name, detail = clean(step.name), _detail(step)
+    name, detail = clean(step.name), note or _detail(step)
     one_line = sizes is _DENSE or not (detail or state)
     first, second = (height / 2 + 4.7,) * 2 if one_line else (height * 0.33 + 5, height * 0.72 + 3)
     name_room = right - left
@@ -255,7 +304,7 @@ def _draw_texts(step: StepDefinition, kind: str, sizes: Sizes, state: str | None
         parts.append(_draw_badge(state, right - 8.5, first - 4.7))
         name_room -= 24
         word = shorten(state, 100.0, _SMALL_SIZE * _BOLD)
-        word_room = text_width(word, _SMALL_SIZE * _BOLD) + 12
+        word_room = max(_STATUS_ROOM, text_width(word, _SMALL_SIZE * _BOLD) + 12)
         parts.append(_text("status", (right - 22 if one_line else right, second), word))
         if one_line:
             name_room -= word_room
@@ -379,7 +428,7 @@ def _draw_crosses(layout: Layout, decisions: Mapping[int, bool] | None) -> Itera
     """Draw a cross on each refused transition without a label; a label has its own."""
     for index, route in layout.routes.items():
         if route.label is None and _verdict(index, decisions) == "refused":
-            yield f'<g class="refused">{_draw_cross(_middle_of_first_swing(route))}</g>'
+            yield f'<g class="refused" data-cross="{index}">{_draw_cross(_middle_of_first_swing(route))}</g>'
 
 
 def _middle_of_first_swing(route: Route) -> Point:
@@ -411,16 +460,16 @@ def _draw_labels(
         classes = " ".join(filter(None, ["label", _route_class(str(edge.on)), verdict]))
         told = f"{edge.source} → {edge.target}, {label.whole}" + (f": {verdict}" if verdict else "")
         left, top = at[0] - label.width / 2, at[1] - 10
-        mark, text_at = "", left + 8
+        mark, text_at = "", at[0] - (label.width - (_MARK_WIDTH if verdict else 0.0)) / 2 + 8
         if verdict in ("taken", "refused"):
             glyph = GLYPHS["succeeded" if verdict == "taken" else "failed"]
             mark = (
                 f'<path class="mark" transform="translate({_number(left + 6)} {_number(top + 4)})'
                 f' scale(.75)" d="{glyph}"/>'
             )
-            text_at += _MARK_WIDTH - 3
+            text_at = left + 5 + _MARK_WIDTH
         yield (
-            f'<g class="{classes}"><title>{escape(told)}</title>'
+            f'<g class="{classes}" data-label="{index}"><title>{escape(told)}</title>'
             f'<rect x="{_number(left)}" y="{_number(top)}" width="{_number(label.width)}"'
             f' height="20" rx="10"/>{mark}'
             f'<text x="{_number(text_at)}" y="{_number(top + 14)}">{escape(label.text)}</text></g>'

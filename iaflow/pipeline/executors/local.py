@@ -191,6 +191,10 @@ class LocalExecutor:
             self.stop(settled.run_id, settled.cancelled)
         return settled
 
+    def runs_at_work(self) -> set[str]:
+        """Return the ids of the runs of which steps work here now."""
+        return {attempt.claimed.claim.run_id for attempt in self._attempts}
+
     def stop(self, run_id: str, steps: Collection[str] | None = None) -> None:
         """Stop the attempts of a run, or of some steps of it: they were cancelled."""
         for attempt in list(self._attempts):

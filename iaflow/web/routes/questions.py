@@ -32,7 +32,7 @@ from iaflow.web.schemas.questions import (
     Question,
 )
 
-__all__ = ["router"]
+__all__ = ["find_assigner", "router", "tell_question"]
 
 router = APIRouter(prefix="/api/v1/pauses", tags=["questions"], route_class=LimitedRoute)
 
@@ -54,13 +54,13 @@ def list_questions(
     after = read_cursor("pauses", cursor)
     found = caller.client.inbox(run_id, asked=caller.asked, after=after, limit=limit + 1)
     page, following = cut_page(found, limit, "pauses", lambda one: one.pause_id)
-    return Page(items=[_tell(caller, one) for one in page], next=following)
+    return Page(items=[tell_question(caller, one) for one in page], next=following)
 
 
 @router.get("/{pause_id}")
 def show_question(caller: Answerer, pause_id: Named) -> Question:
     """Show a question that is asked of oneself, open or not."""
-    return _tell(caller, caller.client.pause(pause_id, asked=caller.asked))
+    return tell_question(caller, caller.client.pause(pause_id, asked=caller.asked))
 
 
 @router.post("/{pause_id}/answer")
@@ -84,16 +84,18 @@ def answer_question(
     )
     channel = "token" if caller.me.token_id is not None else "session"
     caller.record("pause.answer", answered.pause_id, {"channel": channel})
-    return _tell(caller, answered)
+    return tell_question(caller, answered)
 
 
 @router.post("/{pause_id}/reassign")
 def reassign_question(caller: Assigner, pause_id: Named, body: NewAssignees) -> Question:
     """Ask others in the place of those who are asked; they are told of it."""
     assignees = {key: list(words) for key, words in body.model_dump().items() if words}
-    kept = caller.client.reassign(pause_id, assignees, by=caller.me.name, asked=_assigner(caller))
+    kept = caller.client.reassign(
+        pause_id, assignees, by=caller.me.name, asked=find_assigner(caller)
+    )
     caller.record("pause.reassign", kept.pause_id, assignees)
-    return _tell(caller, kept)
+    return tell_question(caller, kept)
 
 
 @router.post("/{pause_id}/links", status_code=201)
@@ -103,7 +105,7 @@ def make_link(caller: Assigner, pause_id: Named, body: LinkBody, request: Reques
 
     Whoever has it may answer once, in the person's name. Its address is shown this once.
     """
-    pause = caller.client.pause(pause_id, asked=_assigner(caller))
+    pause = caller.client.pause(pause_id, asked=find_assigner(caller))
     _check_starter(caller, pause, body.person)
     if pause.status is not PauseStatus.OPEN:
         raise Conflict(f"pause {pause_id} is open no more: nobody can answer it")
@@ -122,7 +124,7 @@ def make_link(caller: Assigner, pause_id: Named, body: LinkBody, request: Reques
 @router.get("/{pause_id}/links")
 def list_links(caller: Assigner, pause_id: Named) -> Page[Link]:
     """List the links to a question, the newest first, those that are used or over too."""
-    pause = caller.client.pause(pause_id, asked=_assigner(caller))
+    pause = caller.client.pause(pause_id, asked=find_assigner(caller))
     found = caller.sessions.links.list(pause.pause_id)
     return Page(items=[Link.from_record(one) for one in found])
 
@@ -130,12 +132,12 @@ def list_links(caller: Assigner, pause_id: Named) -> Page[Link]:
 @router.delete("/{pause_id}/links/{link_id}", status_code=204)
 def revoke_link(caller: Assigner, pause_id: Named, link_id: Named) -> Response:
     """Take a link back."""
-    pause = caller.client.pause(pause_id, asked=_assigner(caller))
+    pause = caller.client.pause(pause_id, asked=find_assigner(caller))
     caller.sessions.links.revoke(pause.pause_id, link_id, caller=caller.signature)
     return Response(status_code=204)
 
 
-def _assigner(caller: Caller) -> Asked:
+def find_assigner(caller: Caller) -> Asked:
     """Return who assigns: whoever may sees every question of a pipeline in sight."""
     return Asked(caller.me.name, caller.me.roles, is_admin=True, sight=caller.sight)
 
@@ -168,7 +170,8 @@ def _check_action(pause: PauseRecord, action: Mapping[str, Any]) -> None:
         raise Refused("body_refused", f"{first.pointer}: {first.message}", problems)
 
 
-def _tell(caller: Caller, pause: PauseRecord) -> Question:
+def tell_question(caller: Caller, pause: PauseRecord) -> Question:
+    """Return what the caller is told of a question that is seen; the pages tell the same."""
     reads_all = caller.may(Permission.PAYLOADS_READ)
     users, roles = (pause.assignees.get(key) or () for key in ("users", "roles"))
     me = caller.me

@@ -1,0 +1,1 @@
+"""How pages look: the templates and their environment, and the files that browsers fetch."""
