@@ -75,7 +75,7 @@ POLICIES: Final = {
     "GET /api/v1/pauses/{pause_id}": "pauses:answer",
     "POST /api/v1/pauses/{pause_id}/answer": "pauses:answer",
     "POST /api/v1/pauses/{pause_id}/reassign": "pauses:assign",
-    "POST /api/v1/pauses/{pause_id}/links": "pauses:assign",
+    "POST /api/v1/pauses/{pause_id}/links": "links:make",
     "GET /api/v1/pauses/{pause_id}/links": "pauses:assign",
     "DELETE /api/v1/pauses/{pause_id}/links/{link_id}": "pauses:assign",
     "GET /l/{token}": PUBLIC,
@@ -94,7 +94,7 @@ _OPERATOR: Final = {
 ALL: Final = {
     *_VIEWER,
     *_OPERATOR,
-    *("pipelines:write", "pauses:answer", "users:manage", "audit:read"),
+    *("pipelines:write", "pauses:answer", "links:make", "users:manage", "audit:read"),
 }
 ROLES: Final = {
     "viewer": _VIEWER,

@@ -102,6 +102,7 @@ def show_question(
         is_excluded=is_excluded and is_asked,
         is_asked=is_asked,
         is_assigner=is_assigner,
+        is_link_maker=is_assigner and caller.may(Permission.LINKS_MAKE),
         sees_run=caller.may(Permission.RUNS_READ) and caller.sight.sees(pause.slug),
         links=links,
         fixable=list_controls(_fixable(fields), "fixed"),

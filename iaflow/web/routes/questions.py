@@ -38,6 +38,7 @@ router = APIRouter(prefix="/api/v1/pauses", tags=["questions"], route_class=Limi
 
 Answerer = Annotated[Caller, needs(Permission.PAUSES_ANSWER)]
 Assigner = Annotated[Caller, needs(Permission.PAUSES_ASSIGN)]
+LinkMaker = Annotated[Caller, needs(Permission.LINKS_MAKE)]
 
 
 @router.get("")
@@ -99,7 +100,7 @@ def reassign_question(caller: Assigner, pause_id: Named, body: NewAssignees) -> 
 
 
 @router.post("/{pause_id}/links", status_code=201)
-def make_link(caller: Assigner, pause_id: Named, body: LinkBody, request: Request) -> MadeLink:
+def make_link(caller: LinkMaker, pause_id: Named, body: LinkBody, request: Request) -> MadeLink:
     """
     Make a one-time link, with which a person answers without signing in.
 
