@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import zipfile
+from pathlib import Path
 from urllib.parse import quote, unquote
 
 import httpx2
 import pytest
 from fastapi import FastAPI
+from hatchling.builders.wheel import WheelBuilder
 from lxml import html
 
 from iaflow.data.accounts import ROLES, Permission, permissions_of
@@ -17,6 +20,7 @@ from iaflow.web.pages.frame import PageRoute, find_next
 from iaflow.web.policies import policy_of
 from iaflow.web.ui.assets import load_assets
 from iaflow.web.ui.environment import build_environment
+from tests.servers.worker import ROOT
 from tests.web.pages.payloads import PAYLOADS
 from tests.web.pages.reading import page_of, require_safe, text_of, texts_of
 from tests.web.webs import USERS, Visitor, Web
@@ -348,3 +352,14 @@ def test_roles_on_the_page_are_those_that_there_are(web: Web) -> None:
     words = text_of(page_of(web.user("adele").get("/users")), "//dialog[@id='new-user']")
     for role in ROLES:
         assert role in words
+
+
+def test_templates_and_files_are_in_the_wheel(tmp_path: Path) -> None:
+    builder = WheelBuilder(str(ROOT))
+    [wheel] = builder.build(directory=str(tmp_path), versions=["standard"])
+    with zipfile.ZipFile(wheel) as archive:
+        held = set(archive.namelist())
+    folder = ROOT / "iaflow" / "web" / "ui"
+    there = {str(path.relative_to(ROOT)) for path in folder.glob("*/*.*")}
+    assert len(there) > 10
+    assert {one for one in there if ".pyc" not in one} <= held
