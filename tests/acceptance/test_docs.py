@@ -157,6 +157,8 @@ def test_every_setting_that_is_named_exists(page: Path) -> None:
     of_tests = {
         "IAFLOW_TEST_POSTGRES_URL",
         "IAFLOW_TEST_REDIS_URL",
+        "IAFLOW_TEST_SCHEMATHESIS_EXAMPLES",
+        "IAFLOW_TEST_SCHEMATHESIS_SEED",
         distribution.VARIABLE,
         failpoints.VARIABLE,
     }

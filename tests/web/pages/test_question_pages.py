@@ -75,7 +75,9 @@ def test_a_question_is_there_for_those_who_are_asked_or_assign(people: People) -
     assigner = page_of(people.person("operator").get(path_of(pause)))
     assert not assigner.xpath('//form[@id="answer-form"]')
     assert assigner.xpath('//form[@id="reassign-form"]')
-    assert assigner.xpath('//form[@id="link-form"]')
+    assert not assigner.xpath('//form[@id="link-form"]')
+    maker = page_of(people.person("admin").get(path_of(pause)))
+    assert maker.xpath('//form[@id="link-form"]')
     assert "You are not asked here" in text_of(assigner)
     assert "for those who are asked" not in text_of(assigner)  # an operator reads payloads
     other, absent = (
