@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,9 +51,13 @@ def browser(chromium: Path) -> Iterator[object]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        # As root it has no sandbox of its own; it sees pages of this very process alone.
-        opened = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
+        opened = open_browser(playwright, chromium)
         yield opened
         opened.close()
+
+
+def open_browser(playwright: Any, chromium: Path) -> Any:
+    """Return a browser; as root it has no sandbox, and sees pages of this very process alone."""
+    return playwright.chromium.launch(
+        executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"]
+    )

@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog,
 
 from tests.web.webs import PASSWORD, Web
 
-__all__ = ["Guest", "Guests", "find_barriers", "open_house"]
+__all__ = ["PIPELINES", "Guest", "Guests", "find_barriers", "open_house"]
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 
@@ -93,12 +93,12 @@ class Guests:
 
 
 @contextmanager
-def open_house(database_url: str) -> Iterator[Web]:
-    """Open a web on a database, with the example pipelines and what executes them."""
+def open_house(database_url: str, *, broker_url: str | None = None) -> Iterator[Web]:
+    """Open a web on a database, with the example pipelines and, without workers, what executes them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(PIPELINES))
         modules = ("tests.integration.houses", "invoice_steps", "steps")
-        with Web(database_url, step_modules=modules) as web:
+        with Web(database_url, broker_url=broker_url, step_modules=modules) as web:
             for name in ("invoice_approval", "hello_world"):
                 web.publish(json.loads((PIPELINES / f"{name}.json").read_text()))
             yield web

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,63 +10,22 @@ from playwright.sync_api import Page
 
 from iaflow.data.status import RunStatus
 from tests.browser.people import Guest, Guests, find_barriers
+from tests.browser.places import SCHEMES, list_places
 from tests.web.pages.payloads import PAYLOADS
 from tests.web.people import approval
 from tests.web.webs import Web
 
 TOGETHER = 6
-SCHEMES = (
-    {"color_scheme": "light"},
-    {"color_scheme": "dark"},
-    {"viewport": {"width": 390, "height": 800}},
-)
 
 
 @pytest.fixture(scope="module")
 def places(web: Web) -> dict[str, str]:
     """Every page with something on it, by what it is."""
-    slug = "invoice-approval-v1"
-    client = web.client
-    waiting = client.start(slug, {"auto_approve_limit": 1}, started_by="otto").run_id
-    done = client.start(slug, started_by="otto").run_id
-    web.wait_for(waiting, RunStatus.WAITING)
-    web.wait_for(done)
-    web.publish(approval("twice-v1"))
-    web.publish(approval("twice-v1", quorum=2))
-    both = client.start("twice-v1").run_id
-    web.wait_for(both, RunStatus.WAITING)
-    client.schedules.put("nightly", slug, {}, cron="30 2 * * *", zone="Europe/Berlin")
-    client.schedules.put("often", slug, {}, every=timedelta(hours=1))
-    client.schedules.pause("often")
-    [pause], [other] = client.inbox(waiting), client.inbox(both)
-    return {
-        "start": "/",
-        "inbox": "/inbox",
-        "question": f"/inbox/{pause.pause_id}",
-        "quorum": f"/inbox/{other.pause_id}",
-        "pipelines": "/pipelines",
-        "pipeline": f"/pipelines/{slug}",
-        "versions": "/pipelines/twice-v1?from=1&to=2",
-        "runs": "/runs",
-        "run": f"/runs/{waiting}",
-        "run that ended": f"/runs/{done}",
-        "timeline": f"/runs/{done}?view=timeline",
-        "events": f"/runs/{done}?view=events",
-        "data": f"/runs/{done}?view=data",
-        "step": f"/runs/{done}/steps/pay",
-        "skipped step": f"/runs/{done}/steps/manager_approval",
-        "schedules": "/schedules",
-        "schedule": "/schedules/nightly",
-        "workers": "/workers",
-        "users": "/users",
-        "user": "/users/paula",
-        "account": "/account",
-        "nothing": "/pipelines/no-such-pipeline",
-    }
+    return list_places(web)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", SCHEMES, ids=("light", "dark", "phone"))
+@pytest.mark.parametrize("options", SCHEMES.values(), ids=SCHEMES)
 def test_no_page_has_a_barrier(
     guests: Guests, places: dict[str, str], options: dict[str, Any]
 ) -> None:

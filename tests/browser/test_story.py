@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.people import Guests, open_house
-from tests.servers import ServerRoom
+from tests.browser.people import PIPELINES, Guests, open_house
+from tests.servers import ServerRoom, WorkerProcess
 from tests.web.webs import Web
 
 
-@pytest.fixture(scope="module", params=("sqlite", "postgres"))
+@pytest.fixture(scope="module", params=("sqlite", "postgres", "celery"))
 def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    """The web of the story, on each database."""
+    """The web of the story: in one process on each database, and beside a Celery worker."""
     if request.param == "sqlite":
         folder: Path = tmp_path_factory.mktemp("story")
         with open_house(f"sqlite:///{folder / 'runs.db'}") as web:
@@ -23,8 +23,24 @@ def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         return
     room: ServerRoom = request.getfixturevalue("server_room")
     url = room.create_database(request.getfixturevalue("postgres_template"))
-    with open_house(url) as web:
-        yield web
+    if request.param == "postgres":
+        with open_house(url) as web:
+            yield web
+    else:
+        broker_url = room.take_redis_database()
+        room.redis.flush(broker_url)
+        worker = WorkerProcess(
+            database_url=url,
+            redis_url=broker_url,
+            log_directory=tmp_path_factory.mktemp("worker"),
+            guardian=room.guardian,
+            modules=("invoice_steps", "steps"),
+            pythonpath=(PIPELINES,),
+        )
+        with open_house(url, broker_url=broker_url) as web:
+            yield web
+        worker.kill()
+        room.redis.flush(broker_url)
     room.postgres.drop_database(url)
 
 

@@ -60,7 +60,6 @@ class Carrier:
 
     def __init__(self, app: Application) -> None:
         self._app = app
-        self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="carrier", daemon=True)
         self._is_over = asyncio.Event()
         self._working: set[asyncio.Task[None]] = set()
@@ -70,6 +69,7 @@ class Carrier:
         """Leaves messages where they are: what is ready stays so."""
 
     def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
         self._thread.start()
         assert self._is_ready.wait(PATIENCE)
         return self
@@ -228,19 +228,26 @@ def read_stream(lines: Iterable[str]) -> Iterator[Told]:
 
 class Web:
     """
-    A server on one database.
+    A server on one database; what it starts is carried by this process, or by workers.
 
     Args:
+        broker_url: of the workers; None: there are none.
         tracker: how streams are watched; None: as in production.
         options: settings.
     """
 
     def __init__(
-        self, database_url: str, *, tracker: Callable[[Client], Tracker] = Tracker, **options: Any
+        self,
+        database_url: str,
+        *,
+        broker_url: str | None = None,
+        tracker: Callable[[Client], Tracker] = Tracker,
+        **options: Any,
     ) -> None:
         settings = Settings.model_validate(
             {
                 "IAFLOW_DATABASE_URL": database_url,
+                "IAFLOW_BROKER_URL": broker_url,
                 "secret_key": SecretStr(SECRET_KEY),
                 "step_modules": ("tests.integration.houses",),
                 "flower_url": "http://flower.example:5555/",
@@ -251,7 +258,10 @@ class Web:
             migrator.upgrade(database_url)
         self.application = open_application(settings)
         self.carrier = Carrier(self.application)
-        self.client = Client(engine=self.application.engine, executor=self.carrier)
+        self.client = Client(
+            engine=self.application.engine, executor=self.application.executor or self.carrier
+        )
+        self._is_carried = self.application.executor is None
         self.sessions = SessionManager(
             self.application.database,
             settings=settings,
@@ -264,7 +274,8 @@ class Web:
         self._visitors: dict[str, Visitor] = {}
 
     def __enter__(self) -> Self:
-        self.carrier.__enter__()
+        if self._is_carried:
+            self.carrier.__enter__()
         self._server = make_server(self.served, host="127.0.0.1", port=0)
         self._thread = threading.Thread(target=self._server.run, name="web", daemon=True)
         self._thread.start()
@@ -282,7 +293,8 @@ class Web:
     def __exit__(self, *_: object) -> None:
         self.http.close()
         self.stop()
-        self.carrier.__exit__()
+        if self._is_carried:
+            self.carrier.__exit__()
         self.client.close()
         self.sessions.close()
         self.application.close()

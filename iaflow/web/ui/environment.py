@@ -16,6 +16,7 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
+from iaflow.phrasing import format_seconds
 from iaflow.pipeline.drawing.palette import GLYPHS
 from iaflow.pipeline.strict_json import dump_json
 from iaflow.web.ui.assets import load_assets
@@ -135,7 +136,7 @@ def format_ago(value: datetime | None, now: datetime | None = None) -> str:
 
 
 def format_duration(value: float | timedelta | None) -> str:
-    """Return seconds as people say them: 340 ms, 12.3 s, 4 min 05 s, 3 h 12 min, 2 d 4 h."""
+    """Return seconds as people say them: 340 ms, 1.23 s, 4 min 05 s, 3 h 12 min, 2 d 4 h."""
     if value is None:
         return "\u2014"
     seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
@@ -143,16 +144,7 @@ def format_duration(value: float | timedelta | None) -> str:
         return "0 s"
     if seconds < 1:
         return f"{round(seconds * 1000)} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes:02d} min"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h"
+    return format_seconds(seconds)
 
 
 def render_badge(status: object) -> Markup:
