@@ -45,9 +45,12 @@ def chromium() -> Path:
         pytest.skip(f"no browser: {error}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(chromium: Path) -> Iterator[object]:
-    """A browser for all tests of a run; each visitor has a context of their own."""
+    """A browser for the tests of a file; each visitor has a context of their own.
+
+    No longer: one that nobody looks through still takes a fifth of a processor from others.
+    """
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
