@@ -40,6 +40,7 @@ RECENT_RUNS: Final = 10
 RECENT_VERSIONS: Final = 20
 MOST_DIFFERENCES: Final = 200
 SMALL_GRAPH: Final = 25
+FEW_STEPS: Final = 4
 """So many steps are drawn as wide as the page; more keep their size, and the page scrolls."""
 
 _SUBJECTS: Final = {
@@ -130,6 +131,8 @@ def show_pipeline(
         is_current=is_current,
         drawing=Markup(drawing),  # noqa: S704  # all in it that is not ours was escaped
         fits=len(graph.nodes) <= SMALL_GRAPH,
+        # Shrunk to a phone it could not be read; of a few steps there is nothing to shrink.
+        is_wide=len(graph.nodes) > FEW_STEPS,
         steps=len(graph.nodes),
         definition=json.dumps(document, ensure_ascii=False, indent=2),
         versions=versions,
