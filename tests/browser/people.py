@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog,
 
 from tests.web.webs import PASSWORD, Web
 
-__all__ = ["PIPELINES", "Guest", "Guests", "find_barriers", "open_house"]
+__all__ = ["PIPELINES", "Guest", "Guests", "find_barriers", "open_house", "wait_until_ready"]
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 
@@ -43,7 +43,7 @@ class Guest:
         page.on("pageerror", lambda error: self.odd.append(f"{page.url}: {error}"))
         page.on("dialog", lambda dialog: self._note_dialog(page, dialog))
         page.goto(self.web.url + path)
-        page.wait_for_function("document.documentElement.dataset.ready !== undefined")
+        wait_until_ready(page)
         return page
 
     def sign_in(self) -> Page:
@@ -102,6 +102,11 @@ def open_house(database_url: str, *, broker_url: str | None = None) -> Iterator[
             for name in ("invoice_approval", "hello_world"):
                 web.publish(json.loads((PIPELINES / f"{name}.json").read_text()))
             yield web
+
+
+def wait_until_ready(page: Page) -> None:
+    """Wait until the page's scripts listen: what is typed or clicked before goes nowhere."""
+    page.wait_for_function("document.documentElement.dataset.ready !== undefined")
 
 
 def find_barriers(page: Page) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.people import PIPELINES, Guests, open_house
+from tests.browser.people import PIPELINES, Guests, open_house, wait_until_ready
 from tests.servers import ServerRoom, WorkerProcess
 from tests.web.webs import Web
 
@@ -52,6 +52,8 @@ def test_an_invoice_is_started_answered_and_explained(web: Web, guests: Guests) 
     # Otto starts it by its form; the server refuses nothing, the lines add up.
     page = otto.open("/pipelines")
     page.get_by_role("link", name="Start Invoice Approval").click()
+    page.wait_for_url("**/pipelines/*")
+    wait_until_ready(page)
     form = page.locator("#start-form")
     form.get_by_label("auto_approve_limit").fill("100")
     form.get_by_role("button", name="Start").click()
@@ -64,6 +66,8 @@ def test_an_invoice_is_started_answered_and_explained(web: Web, guests: Guests) 
 
     # Paula's inbox has it without a reload; a wrong answer is told at its field.
     inbox.get_by_role("link", name="Approve this invoice?").click()
+    inbox.wait_for_url("**/inbox/*")
+    wait_until_ready(inbox)
     expect(inbox.get_by_text("Paper & Pens Ltd")).to_be_visible()
     inbox.get_by_label("Notes").fill("Fits the order")
     inbox.get_by_role("button", name="Send the answer").click()

@@ -81,6 +81,12 @@ class Page:
         except OSError:
             return False
 
+    def find_worker(self) -> str:
+        """Return the name of a worker that replies; the page hears of it for itself then, too."""
+        path = "/api/workers?refresh=1"
+        wait_until(lambda: self.json(path), 20, "a worker to reply to Flower")
+        return next(iter(self.json("/api/workers?status=1")))
+
     def rows(self) -> list[dict[str, Any]]:
         """Return what the page of tasks shows: the page itself fetches it as this."""
         asked = {"draw": 1, "start": 0, "length": 100, "order[0][column]": 0}
@@ -192,10 +198,11 @@ def test_a_row_says_how_to_look_at_its_run(scene: Scene) -> None:
 def test_no_page_has_anything_of_what_runs_are_about(scene: Scene) -> None:
     """Ids and names alone: neither input nor output, and no password of the servers."""
     ids = list(scene.flower.json("/api/tasks"))
-    worker = next(iter(scene.flower.json("/api/workers?refresh=1")))
+    # Flower has half a second for the workers' replies, which is short on a busy machine.
+    worker = scene.flower.find_worker()
     paths = ["/", "/workers", "/tasks", "/broker", "/api/tasks", "/api/workers", "/metrics"]
     paths += [f"/task/{one}" for one in ids] + [f"/api/task/info/{one}" for one in ids]
-    paths += [f"/worker/{worker}", f"/api/workers?workername={worker}&refresh=1"]
+    paths += [f"/worker/{worker}", f"/api/workers?workername={worker}"]
     shown = {path: scene.flower.text(path) for path in paths}
     shown["rows"] = str(scene.flower.rows())
     shown["log"] = scene.flower.log.read_text()
@@ -209,7 +216,7 @@ def test_nobody_looks_without_signing_in_and_nobody_acts(scene: Scene) -> None:
         for wrong in (None, "ann:", "ann:another"):
             with pytest.raises(urllib.error.HTTPError, match="401"):
                 scene.flower.text(path, sign_in=wrong)
-    worker = next(iter(scene.flower.json("/api/workers?status=1")))
+    worker = scene.flower.find_worker()
     credentials = base64.b64encode(SIGN_IN.encode()).decode()
     request = urllib.request.Request(  # noqa: S310  a URL of ours
         f"{scene.flower.url}/api/worker/shutdown/{worker}",
