@@ -296,7 +296,7 @@ class _Below:
         assert "event: end" in text
 
     def answer_by_link(self) -> None:
-        who = self.sign_in()
+        who = self.sign_in("admin")
         run_id = self.world.client.start(OWN, {"kind": "ask"}, started_by="somebody").run_id
         self.world.drive(run_id)
         [pause] = self.world.client.inbox(run_id)
