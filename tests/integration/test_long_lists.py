@@ -139,6 +139,12 @@ INDEXES = {
     "the inbox's mark": {"pauses_open"},
 }
 
+# These read the newest page of every slug or status, here with a visit to the table for each row.
+MOST_PAGES = {
+    "runs of a starter": 2_200,
+    "runs at the top": 3_000,
+    "runs in a wide sight": 2_700,
+}
 MOST_ROWS = {
     # each slug, in each status, has its newest page looked at
     "runs of a starter": 2 * SLUGS * PAGE,
@@ -170,6 +176,6 @@ def test_a_query_reads_the_right_index(
     assert INDEXES[name] <= used
     assert not set[str]().union(*(plan.tables_read_whole for plan in plans))
     assert rows <= MOST_ROWS.get(name, 10 * PAGE)
-    # Of some 60,000 that there are: two for a row, in the index and the table, and a few more.
-    assert pages <= 1_000 + 2 * rows
+    # Of some 60,000 that there are.
+    assert pages <= MOST_PAGES.get(name, 1_500)
     assert max(plan.most_sorted for plan in plans) <= MOST_ROWS.get(name, PAGE)
